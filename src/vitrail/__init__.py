@@ -1,0 +1,42 @@
+"""vitrail: Vision Transformers on your own photos, every step shown.
+
+    classifier = vitrail.load("runs/flowers")
+    classifier.predict(["rose.jpg"])
+    vitrail.train("photos/", weights="vitrail/some-model", out="runs/flowers")
+    vitrail.evaluate(classifier, "photos/")
+
+Names are imported on first use, so that `vitrail --help` does not wait for torch.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vitrail.evaluate import evaluate
+    from vitrail.inference import Classifier, load
+    from vitrail.models.trace import trace
+    from vitrail.models.vit import ViT
+    from vitrail.train import train
+
+__version__ = "0.1.0"
+__all__ = ["Classifier", "ViT", "evaluate", "load", "trace", "train"]
+
+_HOMES = {
+    "Classifier": "vitrail.inference",
+    "load": "vitrail.inference",
+    "evaluate": "vitrail.evaluate",
+    "train": "vitrail.train",
+    "ViT": "vitrail.models.vit",
+    "trace": "vitrail.models.trace",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vitrail' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

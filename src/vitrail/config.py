@@ -1,0 +1,158 @@
+"""Frozen, validated configurations: keyword-only, no unknown fields, JSON both ways (pydantic).
+
+A bad value raises pydantic's ValidationError; `errors.config_error` turns it into one sentence for the user.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+
+
+class Config(BaseModel):
+    """Base of every configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+def _pair(value: object) -> object:
+    return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Size = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_pair)]  # (rows, cols); one number means both
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class ViTConfig(Config):
+    """Architecture of a Vision Transformer (ViT paper, section 3.1 and Table 1)."""
+
+    image_size: Size = (224, 224)  # pixels
+    patch_size: Size = (16, 16)  # pixels
+    channels: PositiveInt = 3
+    width: PositiveInt = 768
+    depth: PositiveInt = 12
+    heads: PositiveInt = 12
+    mlp_dim: PositiveInt = 3072
+    classes: Annotated[int, Field(ge=0)] = 1000  # 0: no head, the model returns features
+    pool: Literal["token", "gap"] = "token"  # class token, or the mean over patches after the norm; gap has no class token
+    pre_logits: PositiveInt | None = None  # width of the tanh layer before the head (the paper's representation layer)
+    gelu: Literal["exact", "tanh"] = "exact"  # tanh: the original JAX code's approximation
+    norm_eps: Annotated[float, Field(gt=0.0)] = 1e-6
+    qkv_bias: bool = True
+    dropout: Rate = 0.0  # after the position embedding and both dense layers of the MLP, and on the attention output
+    stochastic_depth: Rate = 0.0  # of the last block; grows linearly from 0 at the first
+    head_bias: float = 0.0  # initial value only; -10 for sigmoid pre-training on ImageNet-21k
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for axis, size, patch in zip(("rows", "cols"), self.image_size, self.patch_size, strict=True):
+            if size % patch:
+                raise ValueError(f"image_size must be a multiple of patch_size: {size} {axis} / {patch}")
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads: {self.width} / {self.heads}")
+        return self
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches along (rows, cols)."""
+        return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
+
+    @property
+    def patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches: 1 with a class token, else 0."""
+        return 1 if self.pool == "token" else 0
+
+    @property
+    def tokens(self) -> int:
+        return self.prefix + self.patches
+
+
+class Preprocess(Config):
+    """From decoded pixels to the model's input. It belongs to the weights and is stored with them.
+
+    `shortest`: the shorter side is resized to floor(size / crop), then the centre is cropped; `squash`: both sides
+    are resized straight to `size` (the paper's evaluation).
+    """
+
+    size: Size = (224, 224)
+    resize: Literal["shortest", "squash"] = "shortest"
+    crop: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
+    antialias: bool = True
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive: {self.std}")
+        return self
+
+
+class AugmentConfig(Config):
+    """Training transforms on one image (crop, flip, RandAugment, ...) and on a batch (mixup, cutmix)."""
+
+    crop_scale: tuple[Probability, Probability] = (0.08, 1.0)  # share of the area; (1, 1) with ratio (1, 1): no random crop
+    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
+    flip: Probability = 0.5  # mirror left-right; 0 where mirrored images change class (digits, text)
+    rotate: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0  # degrees, either way
+    shift: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0  # share of the side, either way
+    randaugment_layers: Annotated[int, Field(ge=0, le=8)] = 0  # operations an image
+    randaugment_magnitude: Annotated[int, Field(ge=0, le=30)] = 9  # of 30
+    erase: Probability = 0.0  # random erasing
+    mixup: Annotated[float, Field(ge=0.0)] = 0.0  # Beta(a, a); 0: off
+    cutmix: Annotated[float, Field(ge=0.0)] = 0.0
+    mix_probability: Probability = 1.0  # share of batches that are mixed, where mixup or cutmix is on
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("crop_scale", "crop_ratio"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be (low, high) with 0 < low <= high: {(low, high)}")
+        return self
+
+
+class DataConfig(Config):
+    """How images are read."""
+
+    batch_size: PositiveInt = 64
+    workers: Annotated[int, Field(ge=0)] | None = None  # loader processes; None: by the machine. Never changes the data
+    max_broken: Probability = 0.01  # share of unreadable images above which training stops with the list
+    val_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2  # held out of data that come without splits
+
+
+class OptimConfig(Config):
+    """AdamW with warm-up and cosine decay."""
+
+    lr: Annotated[float, Field(gt=0.0)] = 1e-3  # peak
+    final_lr: Annotated[float, Field(ge=0.0)] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.05  # on matrices and convolution kernels only
+    betas: tuple[Rate, Rate] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0.0)] = 1e-8
+    clip: Annotated[float, Field(gt=0.0)] | None = 1.0  # global gradient norm
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # lr factor per block from the head down
+    label_smoothing: Rate = 0.0
+    accumulate: PositiveInt = 1  # micro-batches a step; the loss curve does not depend on it
+    ema: Rate = 0.0  # decay of the averaged weights, which are then the ones evaluated and kept; 0: off
+
+
+class Recipe(Config):
+    """Everything a training run does, decided before it starts."""
+
+    name: str
+    model: ViTConfig
+    preprocess: Preprocess
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optim: OptimConfig = OptimConfig()
+    epochs: Annotated[float, Field(gt=0.0)] = 10.0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the processor computes in it
+    evaluate_every: PositiveInt = 1  # epochs
+    expected: str = ""  # the score to expect, on what hardware, in what time
