@@ -34,7 +34,7 @@ class ViTConfig(Config):
     heads: PositiveInt = 12
     mlp_dim: PositiveInt = 3072
     classes: Annotated[int, Field(ge=0)] = 1000  # 0: no head, the model returns features
-    pool: Literal["token", "gap"] = "token"  # class token, or the mean over patches after the norm; gap has no class token
+    pool: Literal["token", "gap"] = "token"  # class token, or (without one) the mean over patches after the norm
     pre_logits: PositiveInt | None = None  # width of the tanh layer before the head (the paper's representation layer)
     gelu: Literal["exact", "tanh"] = "exact"  # tanh: the original JAX code's approximation
     norm_eps: Annotated[float, Field(gt=0.0)] = 1e-6
@@ -96,7 +96,7 @@ class Preprocess(Config):
 class AugmentConfig(Config):
     """Training transforms on one image (crop, flip, RandAugment, ...) and on a batch (mixup, cutmix)."""
 
-    crop_scale: tuple[Probability, Probability] = (0.08, 1.0)  # share of the area; (1, 1) with ratio (1, 1): no random crop
+    crop_scale: tuple[Probability, Probability] = (0.08, 1.0)  # share of the area; (1, 1): no random crop
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
     flip: Probability = 0.5  # mirror left-right; 0 where mirrored images change class (digits, text)
     rotate: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0  # degrees, either way

@@ -36,11 +36,13 @@ class Attention(nn.Module):
     def project(self, x: Tokens, queries: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B h Q d), keys and values (B h T d) of the tokens; Q is `queries` or T."""
         if queries is None:
-            return self.split(self.qkv(x), 3)
+            q, k, v = self.split(self.qkv(x), 3)
+            return q, k, v
         width, bias = x.shape[-1], self.qkv.bias
-        q = F.linear(x[:, :queries], self.qkv.weight[:width], None if bias is None else bias[:width])
-        kv = F.linear(x, self.qkv.weight[width:], None if bias is None else bias[width:])
-        return (*self.split(q, 1), *self.split(kv, 2))
+        query = F.linear(x[:, :queries], self.qkv.weight[:width], None if bias is None else bias[:width])
+        key_value = F.linear(x, self.qkv.weight[width:], None if bias is None else bias[width:])
+        (q,), (k, v) = self.split(query, 1), self.split(key_value, 2)
+        return q, k, v
 
     def split(self, x: Float[Tensor, "B T nD"], parts: int) -> tuple[Tensor, ...]:
         """`parts` tensors (B h T d) of one fused projection."""
