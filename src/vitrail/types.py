@@ -54,9 +54,10 @@ class LabelSet:
         return len(self.names)
 
     def find(self, name: str) -> int | None:
-        """Index of the class called `name`, by id first, then by display name; None where no class has it."""
+        """Index of the class called `name`, by id first, then by display name; None where no class, or more than
+        one (ImageNet has two cranes), has it."""
         for table in (self.ids, self.names):
-            if table is not None and name in table:
+            if table is not None and table.count(name) == 1:
                 return table.index(name)
         return None
 

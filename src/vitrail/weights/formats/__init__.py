@@ -1,1 +1,1 @@
-
+"""One published layout of weights a file; they do not know each other."""

@@ -1,0 +1,73 @@
+"""The model card that travels with the weights (README.md of a model folder, front matter as on Hugging Face)."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from vitrail.config import ViTConfig
+from vitrail.models.cost import flops, parameters
+from vitrail.types import LabelSet
+
+
+def model_card(config: ViTConfig, labels: LabelSet, record: Mapping[str, Any], *, timm: bool) -> str:
+    """Markdown. `record` may hold name, recipe, data, metrics, licence, started_from; what is absent is left out."""
+    rows, cols = config.image_size
+    front = ["---", "library_name: timm" if timm else "library_name: vitrail", "pipeline_tag: image-classification"]
+    front += [f"license: {record['licence']}"] if record.get("licence") else []
+    front += ["tags: [vitrail, vision-transformer, image-classification]", "---"]
+    text = [
+        f"# {record.get('name') or 'Vision Transformer'}",
+        f"A Vision Transformer for {len(labels)} classes: {config.depth} blocks, width {config.width}, "
+        f"{config.heads} heads, {config.patches} patches of {config.patch_size[0]} x {config.patch_size[1]} pixels from "
+        f"an image of {rows} x {cols}; {parameters(config):,} parameters, {flops(config) / 1e9:.2f} GFLOPs an image.",
+        *_section("How it does", _metrics(record.get("metrics"))),
+        *_section("What it learned from", _data(record.get("data"), record.get("started_from"), record.get("licence"))),
+        *_section(
+            "Classes", [", ".join(_plain(name) for name in labels.names[:100]) + (", ..." if len(labels) > 100 else "")]
+        ),
+        *_section("How to use it", _usage(timm)),
+        *_section("Recipe", ["```json", json.dumps(record["recipe"], indent=2), "```"] if record.get("recipe") else []),
+    ]
+    return "\n".join(front) + "\n\n" + "\n\n".join(text) + "\n"
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return [f"## {title}", "\n".join(lines)] if lines else []
+
+
+def _metrics(metrics: Any) -> list[str]:
+    if not isinstance(metrics, Mapping):
+        return []
+    return ["| | |", "|---|---|", *(f"| {_plain(str(name))} | {_number(value)} |" for name, value in metrics.items())]
+
+
+def _data(data: Any, started_from: Any, licence: Any) -> list[str]:
+    lines = []
+    if isinstance(data, Mapping):
+        splits = data.get("splits") or {}
+        counts = ", ".join(f"{count:,} {name}" for name, count in splits.items())
+        lines.append(
+            f"`{_plain(str(data.get('name', '?')))}` ({counts} images), fingerprint `{data.get('fingerprint', '?')}`."
+        )
+    if started_from:
+        lines.append(f"It started from `{_plain(str(started_from))}` (licence: {licence or 'not stated'}).")
+    return lines
+
+
+def _usage(timm: bool) -> list[str]:
+    lines = ["```bash", "vitrail predict THIS_FOLDER photo.jpg", "```"]
+    if timm:
+        lines += ["", "It also loads in timm (`timm.create_model('local-dir:THIS_FOLDER', pretrained=True)`) and in"]
+        lines += ["transformers (`pipeline('image-classification', model='THIS_FOLDER')`)."]
+    return lines
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else _plain(str(value))
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown will not take for markup, a table border or a tag."""
+    for sign in "\\`|<>[]*_":
+        text = text.replace(sign, f"\\{sign}" if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
+    return " ".join(text.split())

@@ -1,0 +1,185 @@
+"""The model folder: config.json (timm's keys), model.safetensors, preprocessor_config.json (transformers'), README.md
+(model card) and vitrail.json (everything exactly, with the sha256 of the other files). timm and transformers load it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors.torch import save_file
+
+from vitrail.config import Preprocess, ViTConfig
+from vitrail.errors import StorageError, WeightsError, config_error
+from vitrail.models.vit import ViT
+from vitrail.types import LabelSet
+from vitrail.weights.card import model_card
+from vitrail.weights.formats import timm
+from vitrail.weights.rename import write_tensors
+
+MODEL_FILE = "model.safetensors"
+RECORD_FILE = "vitrail.json"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a model folder says beside the tensors. `config` is None where only timm's config.json (`description`) is
+    there."""
+
+    config: ViTConfig | None = None
+    preprocess: Preprocess | None = None
+    labels: LabelSet | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+    licence: str | None = None
+    description: Mapping[str, Any] | None = None
+
+
+def write_model_folder(
+    folder: Path, model: ViT, preprocess: Preprocess, labels: LabelSet, record: Mapping[str, Any]
+) -> None:
+    """Write the model folder atomically: an older one stays whole until the new one is on the disk.
+
+    `record` is JSON: recipe, metrics, data, `licence` and source of the weights it started from.
+    Raises StorageError where the disk is full or the place cannot be written.
+    """
+    assert len(labels) == model.config.classes
+    new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        _write_files(new, model, preprocess, labels, record)
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(new, folder)
+        _fsync(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        if not folder.exists() and old.exists():
+            os.rename(old, folder)
+        shutil.rmtree(new, ignore_errors=True)
+        raise StorageError(f"the model could not be saved in {folder}: {error.strerror or error}") from error
+
+
+def _write_files(folder: Path, model: ViT, preprocess: Preprocess, labels: LabelSet, record: Mapping[str, Any]) -> None:
+    config = model.config
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    save_file(write_tensors(state, timm.TIMM.rules(config)), folder / MODEL_FILE, metadata={"format": "pt"})
+    # safetensors opens files for their owner alone; a model is as readable as what lies beside it
+    (folder / MODEL_FILE).chmod(0o666 & ~_umask())
+    description = timm.describe(config, preprocess)
+    _write_json(
+        folder / "config.json",
+        {**(description or {"architecture": "vitrail"}), "label_names": list(labels.names)},
+    )
+    _write_json(
+        folder / "preprocessor_config.json",
+        {
+            "image_processor_type": "TimmWrapperImageProcessor",
+            "architecture": (description or {}).get("architecture", "vitrail"),
+            "pretrained_cfg": timm.pretrained_cfg(config, preprocess),
+        },
+    )
+    (folder / "README.md").write_text(model_card(config, labels, record, timm=description is not None), "utf-8")
+    _write_json(
+        folder / RECORD_FILE,
+        {
+            "version": 1,
+            "model": {"kind": "vit", **config.model_dump(mode="json")},
+            "preprocess": preprocess.model_dump(mode="json"),
+            "labels": {"names": list(labels.names), "ids": None if labels.ids is None else list(labels.ids)},
+            "record": dict(record),
+            "sha256": {p.name: sha256(p) for p in sorted(folder.iterdir())},
+        },
+    )
+    for path in (*folder.iterdir(), folder):
+        _fsync(path)
+
+
+def read_stored(folder: Path) -> Stored:
+    """What a model folder says; verifies the sha256 of its files where vitrail.json lists them. WeightsError."""
+    try:
+        if (folder / RECORD_FILE).is_file():
+            return _read_record(folder)
+        path = folder / "config.json"
+        if not path.is_file():
+            return Stored()
+        description = _read_json(path)
+    except OSError as error:
+        raise WeightsError(f"{folder} cannot be read: {error.strerror or error}") from error
+    names = description.get("label_names")
+    labels = LabelSet(tuple(map(str, names))) if isinstance(names, list) else None
+    licence = (description.get("pretrained_cfg") or {}).get("license")
+    return Stored(labels=labels, licence=licence, description=description)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record that a run stored with its model."""
+    return read_stored(folder).record
+
+
+def _read_record(folder: Path) -> Stored:
+    table = _read_json(folder / RECORD_FILE)
+    for name, digest in table.get("sha256", {}).items():
+        path = folder / name
+        if path.parent != folder or path.is_symlink() or not path.is_file() or sha256(path) != digest:
+            raise WeightsError(
+                f"{path} is not the file that {RECORD_FILE} was written with; the folder is damaged or edited"
+            )
+    try:
+        model = dict(table["model"])
+        if model.pop("kind") != "vit":
+            raise WeightsError(
+                f"{folder / RECORD_FILE} holds a model of the kind {table['model']['kind']!r}; known: vit"
+            )
+        names, ids = table["labels"]["names"], table["labels"]["ids"]
+        return Stored(
+            config=ViTConfig(**model),
+            preprocess=Preprocess(**table["preprocess"]),
+            labels=LabelSet(tuple(names), None if ids is None else tuple(ids)),
+            record=table["record"],
+            licence=table["record"].get("licence"),
+        )
+    except ValidationError as error:
+        raise WeightsError(f"{folder / RECORD_FILE} is not usable: {config_error(error, RECORD_FILE)}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{folder / RECORD_FILE} is not usable: it lacks or mistypes {error}") from error
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(table, dict):
+        raise WeightsError(f"{path} should be a JSON table, found {type(table).__name__}")
+    return table
+
+
+def _write_json(path: Path, table: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,77 @@
+"""Where weights lie: a file, a model folder, a run folder, or a Hugging Face id, which is downloaded."""
+
+import re
+from pathlib import Path
+
+from vitrail.errors import WeightsError, close_matches
+
+_PICKLED = (".pt", ".pth", ".bin", ".pkl", ".ckpt", ".tar")
+_WANTED = ["config.json", "model.safetensors", "preprocessor_config.json", "README.md", "vitrail.json"]
+
+
+def locate(source: str | Path) -> Path:
+    """The model folder or weights file that `source` means. Raises WeightsError in one sentence otherwise."""
+    path = Path(source)
+    if path.is_dir():
+        return _in_folder(path)
+    if path.is_file():
+        return _accepted(path)
+    text = str(source)
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text) and path.suffix not in (".npz", ".safetensors", *_PICKLED):
+        return _in_folder(_download(text))
+    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise WeightsError(f"no weights at {text!r}{close_matches(path.name, beside)}")
+
+
+def _in_folder(folder: Path) -> Path:
+    for candidate in (folder / "model", folder):  # a run folder keeps its model folder in model/
+        if (candidate / "model.safetensors").is_file():
+            return candidate
+    weights = sorted(p for p in folder.iterdir() if p.suffix in (".npz", ".safetensors"))
+    if len(weights) == 1:
+        return weights[0]
+    if weights:
+        raise WeightsError(
+            f"{folder} holds {len(weights)} weights files; name one: {', '.join(p.name for p in weights)}"
+        )
+    for path in sorted(folder.iterdir()):
+        _accepted(path)
+    raise WeightsError(f"{folder} holds no model.safetensors, so it is neither a model folder nor a finished run")
+
+
+def _accepted(path: Path) -> Path:
+    if path.suffix in _PICKLED:
+        target = path.with_suffix(".safetensors").name
+        raise WeightsError(
+            f"{path.name} is a pickle, which can run code when it is read, so only .safetensors and .npz are; if you "
+            'trust it, convert it once: python -c "import torch, safetensors.torch as s; s.save_file({k: v.contiguous() '
+            f"for k, v in torch.load('{path.name}', weights_only=True).items()}}, '{target}')\""
+        )
+    return path
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_WANTED))
+    except GatedRepoError as error:
+        raise WeightsError(
+            f"{name} asks you to accept its licence on its page first, then to run `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise WeightsError(
+            f"there is no file or folder {name!r} here and no model of that id on Hugging Face"
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        raise WeightsError(
+            f"there is no file or folder {name!r} here, and it can't be downloaded as a Hugging Face id: no connection "
+            "(or HF_HUB_OFFLINE is set) and no copy in the cache"
+        ) from error

@@ -1,0 +1,109 @@
+"""The engine of bidirectional key tables: a format is a list of rules, read in one direction and written in the other.
+
+Every key of the file and every tensor of the model is accounted for: what is unknown, missing or of another shape is
+one error that names all of it, in the file's own words.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from vitrail.config import Preprocess, ViTConfig
+from vitrail.errors import WeightsError
+from vitrail.ops.grid import PositionRule
+
+Tensors: TypeAlias = Mapping[str, Tensor]
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One tensor of the model and the tensors of the file that make it; `write` undoes `read`.
+
+    Both work on meta tensors too, so that a rule states the shapes it expects of a file.
+    """
+
+    ours: str
+    theirs: tuple[str, ...]
+    read: Callable[[Sequence[Tensor]], Tensor]
+    write: Callable[[Tensor], Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What is known beside the tensors: the model named by the user, the image size asked for, a config.json."""
+
+    model: ViTConfig | None = None
+    image_size: tuple[int, int] | None = None
+    description: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True)
+class Format:
+    """One published layout of weights. A file is of this format when it has all of `markers` and none of `absent`."""
+
+    name: str
+    markers: tuple[str, ...]
+    absent: tuple[str, ...]
+    infer: Callable[[Shapes, Hints], ViTConfig]  # the architecture, from shapes and hints
+    rules: Callable[[ViTConfig], list[Rule]]
+    position_rule: PositionRule  # how its own library resamples positions
+    preprocess: Callable[[tuple[int, int]], Preprocess]  # its own library's evaluation, where nothing is stored
+
+
+def same(ours: str, theirs: str) -> Rule:
+    """The same tensor under another name."""
+    return Rule(ours, (theirs,), lambda t: t[0], lambda t: [t])
+
+
+def read_tensors(theirs: Tensors, rules: Sequence[Rule], expected: Shapes, source: str) -> dict[str, Tensor]:
+    """The model's tensors from a file's. `expected` are the shapes of the model's tensors.
+
+    Raises WeightsError naming every unknown, missing and mis-shaped key at once.
+    """
+    shapes = file_shapes(rules, expected)
+    unknown = sorted(theirs.keys() - shapes.keys())
+    missing = [key for key in shapes if key not in theirs]
+    misshaped = [
+        f"{key} {tuple(theirs[key].shape)} instead of {shape}"
+        for key, shape in shapes.items()
+        if key in theirs and tuple(theirs[key].shape) != shape
+    ]
+    parts = [("missing", missing), ("unknown", unknown), ("mis-shaped", misshaped)]
+    if problems := [f"{kind}: {', '.join(keys)}" for kind, keys in parts if keys]:
+        raise WeightsError(f"{source} does not hold the weights of this model; {'; '.join(problems)}")
+    return {rule.ours: rule.read([theirs[key] for key in rule.theirs]).contiguous() for rule in rules}
+
+
+def write_tensors(ours: Tensors, rules: Sequence[Rule]) -> dict[str, Tensor]:
+    """A file's tensors from the model's, the inverse of `read_tensors`. KeyError where a rule's tensor is absent."""
+    uncovered = ours.keys() - {rule.ours for rule in rules}
+    assert not uncovered, f"no rule writes {sorted(uncovered)}"
+    return {
+        key: tensor.contiguous()
+        for rule in rules
+        for key, tensor in zip(rule.theirs, rule.write(ours[rule.ours]), strict=True)
+    }
+
+
+def file_shapes(rules: Sequence[Rule], expected: Shapes) -> dict[str, tuple[int, ...]]:
+    """Shape of every key a file must have, from the shapes of the model's tensors."""
+    ours = {name: torch.empty(shape, device="meta") for name, shape in expected.items()}
+    return {key: tuple(tensor.shape) for key, tensor in write_tensors(ours, rules).items()}
+
+
+def file_grid(patches: int, patch: tuple[int, int], *sizes: tuple[int, int] | None) -> tuple[int, int]:
+    """The (rows, cols) of a file's positions: the grid of the first image size that fits, else the square one.
+
+    Raises WeightsError where neither fits.
+    """
+    for size in sizes:
+        if size is not None and (grid := (size[0] // patch[0], size[1] // patch[1]))[0] * grid[1] == patches:
+            return grid
+    side = round(patches**0.5)
+    if side * side != patches:
+        raise WeightsError(f"the file's {patches} positions are not a square grid; say the image size (rows, cols)")
+    return side, side
