@@ -1,0 +1,106 @@
+"""From decoded pixels to the model's input: the one path of evaluation, prediction, export and serving.
+
+The arithmetic is torchvision's v2 (Resize, CenterCrop, ToDtype, Normalize) bit for bit, without torchvision: resizing
+runs on uint8, so a model sees the same pixels wherever it runs. Order and rounding follow timm's evaluation transform.
+"""
+
+import math
+from typing import cast
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from vitrail.config import Preprocess
+from vitrail.types import Pixels
+
+_LONGEST = 64  # an image longer than this many times its shorter side is cut to its middle before it is resized
+
+
+def preprocess(pixels: Pixels, config: Preprocess) -> Float[Tensor, "3 H W"]:
+    """One image as the model wants it: `fit` to config.size (rows, cols), then `to_model`."""
+    return to_model(fit(pixels, config), config)
+
+
+def fit(pixels: Pixels, config: Preprocess) -> Pixels:
+    """Resize and crop one image to config.size (rows, cols), still uint8.
+
+    `squash` resizes both sides straight to the size. `shortest` keeps the shape of the image: it is resized to cover
+    floor(size / crop), then its centre is cropped (timm, transforms_imagenet_eval with crop_mode "center").
+    """
+    rows, cols = config.size
+    if config.resize == "squash":
+        return resize(pixels, (rows, cols), config.interpolation, config.antialias)
+    cover = math.floor(rows / config.crop), math.floor(cols / config.crop)
+    pixels = _middle(pixels)
+    pixels = resize(pixels, covering_size(_size(pixels), cover), config.interpolation, config.antialias)
+    return centre_crop(pixels, (rows, cols))
+
+
+def to_model(pixels: UInt8[Tensor, "*B 3 H W"], config: Preprocess) -> Float[Tensor, "*B 3 H W"]:
+    """(pixels / 255 - mean) / std, per channel, in float32."""
+    mean = torch.tensor(config.mean, device=pixels.device).view(3, 1, 1)
+    std = torch.tensor(config.std, device=pixels.device).view(3, 1, 1)
+    values = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+    return values.mul_(1 / 255).sub_(mean).div_(std)
+
+
+def covering_size(size: tuple[int, int], cover: tuple[int, int]) -> tuple[int, int]:
+    """(rows, cols) of an image of `size` resized, shape kept, so that it just covers `cover`.
+
+    For a square cover the longer side is truncated, as torchvision's Resize does; otherwise both sides are rounded, as
+    timm's ResizeKeepRatio does.
+    """
+    rows, cols = size
+    if cover[0] == cover[1]:
+        short = cover[0]
+        return (short, int(short * cols / rows)) if rows <= cols else (int(short * rows / cols), short)
+    ratio = min(rows / cover[0], cols / cover[1])
+    return max(1, round(rows / ratio)), max(1, round(cols / ratio))
+
+
+def resize(pixels: Pixels, size: tuple[int, int], interpolation: str, antialias: bool = True) -> Pixels:
+    """One uint8 image resized to (rows, cols); "nearest" never antialiases."""
+    if _size(pixels) == size:
+        return pixels
+    image = pixels[None]
+    if image.is_contiguous(memory_format=torch.channels_last) and image.numel() != image.stride(0):
+        # Decoded pixels are stored rows, columns, channels. A batch stride that says so lets the kernel keep that order
+        # and saves repacking (torchvision restrides likewise, see pytorch issue 68430).
+        image = image.as_strided(image.shape, (image.numel(), *image.stride()[1:]))
+    if interpolation == "nearest":
+        return functional.interpolate(image, size=size, mode="nearest")[0]
+    if image.device.type == "cpu":
+        return functional.interpolate(image, size=size, mode=interpolation, align_corners=False, antialias=antialias)[0]
+    image = image.float()  # other devices resize floats only; their last bit differs
+    image = functional.interpolate(image, size=size, mode=interpolation, align_corners=False, antialias=antialias)
+    return image.clamp_(0, 255).round_().to(torch.uint8)[0]
+
+
+def centre_crop(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """The middle (rows, cols) of an image; an image smaller than that is padded with black on all sides first."""
+    (rows, cols), (height, width) = size, _size(pixels)
+    if height < rows or width < cols:
+        down, across = max(rows - height, 0), max(cols - width, 0)
+        pixels = functional.pad(pixels, (across // 2, (across + 1) // 2, down // 2, (down + 1) // 2))
+        height, width = _size(pixels)
+    top, left = round((height - rows) / 2), round((width - cols) / 2)  # round half to even, as torchvision does
+    return pixels[:, top : top + rows, left : left + cols]
+
+
+def _middle(pixels: Pixels) -> Pixels:
+    """Bound the work on a sliver: resized to cover the model's input, a 1 x 100,000 image would take gigabytes.
+
+    The centre crop keeps far less than what is left here, so no pixel that it shows is lost.
+    """
+    rows, cols = _size(pixels)
+    longest = _LONGEST * min(rows, cols)
+    if max(rows, cols) <= longest:
+        return pixels
+    kept = [min(side, longest + (side - longest) % 2) for side in (rows, cols)]  # an even number goes: the centre stays
+    return centre_crop(pixels, (kept[0], kept[1]))
+
+
+def _size(pixels: Tensor) -> tuple[int, int]:
+    return cast(tuple[int, int], tuple(pixels.shape[-2:]))
