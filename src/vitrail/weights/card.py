@@ -18,8 +18,8 @@ def model_card(config: ViTConfig, labels: LabelSet, record: Mapping[str, Any], *
     text = [
         f"# {record.get('name') or 'Vision Transformer'}",
         f"A Vision Transformer for {len(labels)} classes: {config.depth} blocks, width {config.width}, "
-        f"{config.heads} heads, {config.patches} patches of {config.patch_size[0]} x {config.patch_size[1]} pixels from "
-        f"an image of {rows} x {cols}; {parameters(config):,} parameters, {flops(config) / 1e9:.2f} GFLOPs an image.",
+        f"{config.heads} heads, {config.patches} patches of {config.patch_size[0]} x {config.patch_size[1]} pixels "
+        f"from an image of {rows} x {cols}; {parameters(config):,} parameters, {flops(config) / 1e9:.2f} GFLOPs each.",
         *_section("How it does", _metrics(record.get("metrics"))),
         *_section("What it learned from", _data(record.get("data"), record.get("started_from"), record.get("licence"))),
         *_section(

@@ -44,8 +44,8 @@ def _accepted(path: Path) -> Path:
         target = path.with_suffix(".safetensors").name
         raise WeightsError(
             f"{path.name} is a pickle, which can run code when it is read, so only .safetensors and .npz are; if you "
-            'trust it, convert it once: python -c "import torch, safetensors.torch as s; s.save_file({k: v.contiguous() '
-            f"for k, v in torch.load('{path.name}', weights_only=True).items()}}, '{target}')\""
+            'trust it, convert it once: python -c "import torch, safetensors.torch as s; s.save_file({k: v.contiguous()'
+            f" for k, v in torch.load('{path.name}', weights_only=True).items()}}, '{target}')\""
         )
     return path
 

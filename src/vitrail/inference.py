@@ -1,0 +1,111 @@
+"""The Classifier: a model with the preprocessing and the labels that belong to its weights."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitrail.config import Preprocess
+from vitrail.data.decode import DecodePolicy, decode
+from vitrail.data.preprocess import preprocess
+from vitrail.errors import ImageError, WeightsError
+from vitrail.models.vit import ViT
+from vitrail.types import ImageLike, Images, LabelSet, Logits, Prediction
+from vitrail.weights.load import load_weights
+
+
+class Classifier:
+    """The one object that evaluation, prediction, explanation, export and serving accept.
+
+    `record` is what the training run stored with the weights (empty for weights from elsewhere).
+    """
+
+    def __init__(
+        self,
+        model: ViT,
+        preprocess: Preprocess,
+        labels: LabelSet,
+        record: Mapping[str, Any] | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        if len(labels) != model.config.classes:
+            raise WeightsError(f"the model has {model.config.classes} classes, the labels name {len(labels)}")
+        if preprocess.size != model.config.image_size:
+            raise WeightsError(f"the model takes {model.config.image_size} pixels, not {preprocess.size}")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = model.to(self.device).eval()
+        self.preprocess = preprocess
+        self.labels = labels
+        self.record: Mapping[str, Any] = record or {}
+
+    @torch.inference_mode()
+    def logits(self, images: Images) -> Logits:
+        """Logits (B K) on the CPU of preprocessed images (B C H W), in the model's own precision."""
+        weight = self.model.patch_embedding.weight
+        return self.model(images.to(weight.device, weight.dtype)).cpu()
+
+    def prepare(self, image: ImageLike, policy: DecodePolicy | None = None) -> Float[Tensor, "3 H W"]:
+        """The model's input for a file, its bytes, or decoded pixels (3 H W, uint8). ImageError if unreadable."""
+        if isinstance(image, Tensor):
+            return preprocess(image, self.preprocess)
+        data = image if isinstance(image, bytes) else read_bytes(Path(image))
+        return preprocess(decode(data, policy or DecodePolicy()), self.preprocess)
+
+    def predict(self, images: ImageLike | Sequence[ImageLike], top: int = 5, batch_size: int = 32) -> list[Prediction]:
+        """The `top` most probable classes of each image; an unreadable one carries its reason in `error`."""
+        many = [images] if isinstance(images, str | Path | bytes | Tensor) else images
+        return list(self.stream(many, top, batch_size))
+
+    def stream(self, images: Iterable[ImageLike], top: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
+        """`predict` image by image, in order, holding one batch in memory."""
+        for start, batch in enumerate(_batches(images, batch_size)):
+            names = [_name(image, start * batch_size + i) for i, image in enumerate(batch)]
+            inputs: list[Tensor | str] = [self._prepare_or_reason(image) for image in batch]
+            ready = [x for x in inputs if isinstance(x, Tensor)]
+            rows = iter(self.logits(torch.stack(ready)).softmax(dim=-1, dtype=torch.float64) if ready else [])
+            for name, value in zip(names, inputs, strict=True):
+                yield Prediction(name, error=value) if isinstance(value, str) else self._ranked(name, next(rows), top)
+
+    def _prepare_or_reason(self, image: ImageLike) -> Tensor | str:
+        try:
+            return self.prepare(image)
+        except ImageError as error:
+            return error.reason
+
+    def _ranked(self, name: str, probabilities: Float[Tensor, " K"], top: int) -> Prediction:
+        values, indices = probabilities.topk(min(top, len(probabilities)))
+        order = tuple(int(i) for i in indices)
+        return Prediction(name, tuple(self.labels.names[i] for i in order), order, tuple(float(v) for v in values))
+
+
+def load(source: str | Path, model: str | None = None, device: str | None = None) -> Classifier:
+    """The Classifier of a run folder, model folder, weights file (with `model` naming the architecture) or Hugging
+    Face id. Classes without names are called `class N`. Raises WeightsError or UnknownName."""
+    loaded = load_weights(source, model)
+    classes = loaded.model.config.classes
+    if not classes:
+        raise WeightsError(f"{source} has no head, so it cannot classify; train one with `vitrail train --weights`")
+    labels = loaded.labels or LabelSet(tuple(f"class {i}" for i in range(classes)))
+    return Classifier(loaded.model, loaded.preprocess, labels, loaded.record, device)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes; ImageError with a short reason where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError((error.strerror or str(error)).lower()) from error
+
+
+def _batches(items: Iterable[ImageLike], size: int) -> Iterator[list[ImageLike]]:
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
+def _name(image: ImageLike, position: int) -> str:
+    return str(image) if isinstance(image, str | Path) else f"image {position}"
