@@ -1,0 +1,46 @@
+"""`vitrail evaluate MODEL DATA`: the score of a model, every image counted exactly once."""
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from vitrail.cli.output import write
+from vitrail.cli.values import File, Name
+
+
+def evaluate(
+    model_source: Annotated[
+        str, Parameter(name="MODEL", help="A run folder, a model folder, a weights file, or a Hugging Face id.")
+    ],
+    data: Annotated[
+        str, Parameter(name="DATA", help="A folder of class folders, a CSV, JSONL or Parquet manifest, or `digits`.")
+    ],
+    /,
+    *,
+    model: Annotated[Name | None, Parameter(help="Architecture of a bare weights file; see `vitrail models`.")] = None,
+    split: Annotated[
+        Name | None, Parameter(help="Which split to score; by default the held-out one, else all.")
+    ] = None,
+    json: Annotated[File | None, Parameter(help="Write the report as JSON to this file; - for stdout.")] = None,
+    html: Annotated[File | None, Parameter(help="Write the report as one HTML page to this file.")] = None,
+) -> None:
+    """Score a model on labelled images: top-1 with its interval, top-5, calibration, each class.
+
+    Classes of the data are matched to those of the model by name, never by place.
+    """
+    from vitrail.cli.progress import counting
+    from vitrail.evaluate import evaluate as run
+    from vitrail.inference import load
+
+    classifier = load(model_source, model=model)
+    with counting("evaluate") as notify:
+        report = run(classifier, data, split=split, notify=notify)
+    if json is not None:
+        write(json, report.json())
+    if html is not None:
+        from vitrail.evaluate.page import render
+
+        write(html, render(report))
+    if json != "-":
+        sys.stdout.write(report.markdown())

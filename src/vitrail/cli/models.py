@@ -1,0 +1,61 @@
+"""`vitrail models`: the architectures by name, with their size and cost."""
+
+import json as json_format
+import sys
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from vitrail.cli.table import show
+
+
+def models(*, json: Annotated[bool, Parameter(help="Print the table as JSON.")] = False) -> None:
+    """List the models that `--model` knows, with their size and cost.
+
+    A model of another image size or number of classes is a row with other fields: `--set model.image_size=384`.
+    """
+    rows = table()
+    if json:
+        print(json_format.dumps(rows, indent=2))
+        return
+    header = ("model", "image", "patch", "width", "depth", "heads", "parameters", "GFLOPs")
+    cells = [
+        (
+            row["name"],
+            _size(row["image_size"]),
+            _size(row["patch_size"]),
+            str(row["width"]),
+            str(row["depth"]),
+            str(row["heads"]),
+            f"{row['parameters']:,}",
+            f"{row['flops'] / 1e9:.3g}",
+        )
+        for row in rows
+    ]
+    show(header, cells, right=range(1, len(header)), stream=sys.stdout)
+
+
+def table() -> list[dict[str, Any]]:
+    """One row a model, with 1,000 classes. `flops`: operations of one image's forward pass, two per multiply-add."""
+    from vitrail.models.catalog import MODELS
+    from vitrail.models.cost import flops, parameters
+
+    return [
+        {
+            "name": name,
+            "image_size": list(config.image_size),
+            "patch_size": list(config.patch_size),
+            "width": config.width,
+            "depth": config.depth,
+            "heads": config.heads,
+            "mlp_dim": config.mlp_dim,
+            "parameters": parameters(config),
+            "flops": flops(config),
+        }
+        for name, config in MODELS.items()
+    ]
+
+
+def _size(size: list[int]) -> str:
+    rows, cols = size
+    return str(rows) if rows == cols else f"{rows}x{cols}"

@@ -1,0 +1,90 @@
+"""What the user sees while a command works: a bar on a terminal, plain lines elsewhere. Both on stderr."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+    from vitrail.train.progress import Progress
+
+
+@contextmanager
+def reporting() -> Iterator[Callable[["Progress"], None]]:
+    """A `notify` for `vitrail.train.train`."""
+    bar = _bar("{task.fields[rate]}", "{task.fields[loss]}", "{task.fields[top1]}", "{task.fields[left]}")
+    if bar is None:
+        yield _print_line
+        return
+    with bar:
+        yield _training_bar(bar)
+
+
+@contextmanager
+def counting(what: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
+    """A `notify(done, total)` for a pass over images. Where there is no terminal it says nothing: the result will."""
+    bar = _bar("{task.completed:.0f} of {task.total:.0f} images", "{task.fields[rate]}", left=True)
+    if bar is None:
+        yield lambda done, total: None
+        return
+    task = bar.add_task(what, total=total or 0, rate="")
+
+    def count(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total, rate=_rate(bar.tasks[0].finished_speed or bar.tasks[0].speed))
+
+    with bar:
+        yield count
+
+
+def _bar(*columns: str, left: bool = False) -> "Bar | None":
+    """A bar on stderr with these columns after it, or None where stderr is no terminal that can redraw a line."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, highlight=False)
+    if not (sys.stderr.isatty() and console.is_interactive):
+        return None
+    shown: list[ProgressColumn] = [TextColumn(column, markup=False) for column in columns]
+    if left:
+        shown.append(TimeRemainingColumn())
+    return Progress(TextColumn("{task.description}"), BarColumn(), *shown, console=console, transient=True)
+
+
+def _training_bar(bar: "Bar") -> "Callable[[Progress], None]":
+    task = bar.add_task("starting", total=None, rate="", loss="", top1="", left="")
+
+    def notify(p: "Progress") -> None:
+        if p.kind == "step":
+            bar.update(task, description=f"epoch {p.epoch:.1f}/{p.epochs:.4g}", completed=p.step, total=p.steps)
+            bar.update(task, rate=_rate(p.images_per_second), left=_left(p.eta_seconds))
+            if p.loss is not None:
+                bar.update(task, loss=f"loss {p.loss:.3f}")
+        elif p.kind == "evaluating":
+            bar.update(task, description="evaluating")
+        elif p.kind == "epoch":
+            bar.update(task, top1=f"top-1 {100 * (p.top1 or 0.0):.1f} %")
+        if p.kind != "step" and p.text:
+            bar.console.print(p.text, markup=False, soft_wrap=True)
+
+    return notify
+
+
+def _print_line(progress: "Progress") -> None:
+    from vitrail.train.progress import print_line
+
+    with redirect_stdout(sys.stderr):
+        print_line(progress)
+
+
+def _rate(images_per_second: float | None) -> str:
+    return f"{images_per_second:.3g} img/s" if images_per_second else ""
+
+
+def _left(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    from vitrail.train.progress import duration
+
+    return f"{duration(seconds)} left"
