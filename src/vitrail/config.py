@@ -3,7 +3,7 @@
 A bad value raises pydantic's ValidationError; `errors.config_error` turns it into one sentence for the user.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
@@ -44,7 +44,7 @@ class ViTConfig(Config):
     head_bias: float = 0.0  # initial value only; -10 for sigmoid pre-training on ImageNet-21k
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "ViTConfig":  # not Self: the shape checker cannot read it here
         for axis, size, patch in zip(("rows", "cols"), self.image_size, self.patch_size, strict=True):
             if size % patch:
                 raise ValueError(f"image_size must be a multiple of patch_size: {size} {axis} / {patch}")
@@ -87,7 +87,7 @@ class Preprocess(Config):
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "Preprocess":  # not Self: the shape checker cannot read it here
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive: {self.std}")
         return self
@@ -109,7 +109,7 @@ class AugmentConfig(Config):
     mix_probability: Probability = 1.0  # share of batches that are mixed, where mixup or cutmix is on
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "AugmentConfig":  # not Self: the shape checker cannot read it here
         for name in ("crop_scale", "crop_ratio"):
             low, high = getattr(self, name)
             if not 0 < low <= high:

@@ -1,0 +1,66 @@
+"""What a run tells while it works, and the plain lines that tell it where no progress bar is at hand."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One piece of news from a run; fields that do not apply are None.
+
+    kind: `start` (text says what will be trained on what), `step` (after every step), `evaluating` (the pass over the
+    held-out split begins), `epoch` (that pass is done: top1), `message` (text), `done` and `stopped` (text says where
+    everything is, or how to continue).
+    """
+
+    kind: Literal["start", "step", "evaluating", "epoch", "message", "done", "stopped"]
+    step: int = 0  # steps finished
+    steps: int = 0  # steps of the whole run
+    epoch: float = 0.0  # passes over the training images finished
+    epochs: float = 0.0
+    loss: float | None = None  # running mean over the last steps, nats
+    lr: float | None = None
+    images_per_second: float | None = None
+    eta_seconds: float | None = None  # until the last step, without evaluations
+    top1: float | None = None  # newest on the held-out split, 0..1
+    text: str = ""
+
+
+LINES = 20  # of step news in a whole run
+
+
+def print_line(progress: Progress) -> None:
+    """Print the news as a plain line; of the steps about one in twenty, so that a log stays short."""
+    p = progress
+    if p.kind == "step":
+        if p.step % max(1, p.steps // LINES) and p.step != 1:
+            return
+        print(step_line(p), flush=True)
+    elif p.kind == "epoch":
+        print(f"epoch {p.epoch:.4g}/{p.epochs:.4g}  held-out top-1 {100 * (p.top1 or 0.0):.2f} %", flush=True)
+    elif p.text:
+        print(p.text, flush=True)
+
+
+def step_line(p: Progress) -> str:
+    """One line about a step: where it is, loss, rate of learning, rate of images and the time left."""
+    parts = [f"step {p.step}/{p.steps}", f"epoch {p.epoch:.2f}/{p.epochs:.4g}"]
+    if p.loss is not None:
+        parts.append(f"loss {p.loss:.4f}")
+    if p.lr is not None:
+        parts.append(f"lr {p.lr:.2e}")
+    if p.images_per_second is not None:
+        parts.append(f"{p.images_per_second:.1f} img/s")
+    if p.eta_seconds is not None:
+        parts.append(f"{duration(p.eta_seconds)} left")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`75 s` as `1 min 15 s`, hours and minutes above an hour."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,85 @@
+import pytest
+import torch
+from torch import nn
+
+from vitrail.config import OptimConfig, ViTConfig
+from vitrail.models.vit import ViT
+from vitrail.train.optim import Group, check_groups, layer_of, make_optimizer, parameter_groups
+
+CONFIG = ViTConfig(
+    image_size=8, patch_size=4, width=8, depth=2, heads=2, mlp_dim=16, classes=3, pre_logits=8
+)  # every part a ViT can have
+OPTIM = OptimConfig(lr=1.0, weight_decay=0.3, layer_decay=0.5)
+
+
+def block(i: int, kind: str) -> tuple[str, ...]:
+    return tuple(f"blocks.{i}.{layer}.{kind}" for layer in ("attention.qkv", "attention.out", "mlp.fc1", "mlp.fc2"))
+
+
+def plain(i: int) -> tuple[str, ...]:
+    return (
+        *(f"blocks.{i}.{norm}.{kind}" for norm in ("norm1", "norm2") for kind in ("weight", "bias")),
+        *block(i, "bias"),
+    )
+
+
+GOLDEN = {  # name: (members, lr_scale, weight_decay)
+    "layer0.plain": (("class_token", "position_embedding", "patch_embedding.bias"), 0.125, 0.0),
+    "layer0.decay": (("patch_embedding.weight",), 0.125, 0.3),
+    "layer1.plain": (plain(0), 0.25, 0.0),
+    "layer1.decay": (block(0, "weight"), 0.25, 0.3),
+    "layer2.plain": (plain(1), 0.5, 0.0),
+    "layer2.decay": (block(1, "weight"), 0.5, 0.3),
+    "layer3.plain": (("norm.weight", "norm.bias", "pre_logits.bias", "head.bias"), 1.0, 0.0),
+    "layer3.decay": (("pre_logits.weight", "head.weight"), 1.0, 0.3),
+}
+
+
+def test_which_parameter_falls_where() -> None:
+    groups = parameter_groups(ViT(CONFIG).named_parameters(), CONFIG.depth, OPTIM)
+    assert [group.name for group in groups] == list(GOLDEN)
+    for group in groups:
+        members, lr_scale, weight_decay = GOLDEN[group.name]
+        assert (set(group.parameters), group.lr_scale, group.weight_decay) == (set(members), lr_scale, weight_decay)
+
+
+@pytest.mark.parametrize("pool", ["token", "gap"])
+def test_every_parameter_is_in_the_optimiser_once(pool: str) -> None:
+    model = ViT(CONFIG.model_copy(update={"pool": pool}))
+    optimizer = make_optimizer(model, CONFIG.depth, OPTIM)
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in model.parameters())
+    assert {group["lr_scale"] for group in optimizer.param_groups} == {0.125, 0.25, 0.5, 1.0}
+
+
+def test_without_layer_decay_all_layers_learn_alike() -> None:
+    groups = parameter_groups(ViT(CONFIG).named_parameters(), CONFIG.depth, OptimConfig())
+    assert {group.lr_scale for group in groups} == {1.0}
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = ViT(CONFIG)
+    model.patch_embedding.requires_grad_(False)
+    groups = parameter_groups(model.named_parameters(), CONFIG.depth, OPTIM)
+    assert not any(name.startswith("patch_embedding") for group in groups for name in group.parameters)
+    make_optimizer(model, CONFIG.depth, OPTIM)
+
+
+@pytest.mark.parametrize("name", ["adapter.weight", "blocks.2.norm1.weight", "blocks.x.norm1.weight", "blocks"])
+def test_a_parameter_without_a_layer_is_an_error(name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' belongs to no layer"):
+        layer_of(name, depth=2)
+
+
+def test_a_module_the_table_does_not_know_stops_the_run() -> None:
+    model = ViT(CONFIG)
+    model.adapter = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"'adapter\.weight' belongs to no layer"):
+        make_optimizer(model, CONFIG.depth, OPTIM)
+
+
+def test_groups_must_cover_everything_exactly_once() -> None:
+    named = [("a", torch.ones(2, requires_grad=True)), ("b", torch.ones(2, requires_grad=True))]
+    check_groups([Group("all", ("a", "b"), 1.0, 0.0)], named)
+    with pytest.raises(ValueError, match=r"held twice \['a'\], missing \['b'\], unknown \['c'\]"):
+        check_groups([Group("x", ("a", "c"), 1.0, 0.0), Group("y", ("a",), 1.0, 0.0)], named)
