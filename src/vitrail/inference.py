@@ -66,7 +66,8 @@ class Classifier:
             names = [_name(image, start * batch_size + i) for i, image in enumerate(batch)]
             inputs: list[Tensor | str] = [self._prepare_or_reason(image) for image in batch]
             ready = [x for x in inputs if isinstance(x, Tensor)]
-            rows = iter(self.logits(torch.stack(ready)).softmax(dim=-1, dtype=torch.float64) if ready else [])
+            logits = self.logits(torch.stack(ready)) if ready else torch.empty(0, len(self.labels))
+            rows = iter(logits.softmax(dim=-1, dtype=torch.float64))
             for name, value in zip(names, inputs, strict=True):
                 yield Prediction(name, error=value) if isinstance(value, str) else self._ranked(name, next(rows), top)
 

@@ -28,7 +28,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)  # rows: all queries, all keys, all values
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tokens, queries: int | None = None) -> Tokens:
+    def forward(self, x: Tokens, queries: int | None = None) -> Float[Tensor, "B Q D"]:
         """Attention of all tokens, or of the first `queries` tokens only, over all tokens."""
         q, k, v = self.project(x, queries)
         return self.merge(F.scaled_dot_product_attention(q, k, v))
@@ -94,7 +94,7 @@ class EncoderBlock(nn.Module):
         self.mlp = MLP(config)
         self.stochastic_depth = StochasticDepth(drop_rate)
 
-    def forward(self, x: Tokens, queries: int | None = None) -> Tokens:
+    def forward(self, x: Tokens, queries: int | None = None) -> Float[Tensor, "B Q D"]:
         """The block's tokens, or only its first `queries` tokens."""
         mixed = self.dropout(self.attention(self.norm1(x), queries))
         x = x[:, :queries] + self.stochastic_depth(mixed)
