@@ -55,7 +55,7 @@ def build() -> cyclopts.App:
         help=_HELP,
         version=__version__,
         help_format="markdown",
-        default_parameter=cyclopts.Parameter(negative=()),  # no --no-json, no --empty-set
+        default_parameter=cyclopts.Parameter(negative_bool="", negative_iterable=""),  # no --no-json, --empty-set
         suppress_keyboard_interrupt=False,
         result_action="return_value",
     )

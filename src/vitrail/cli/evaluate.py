@@ -30,17 +30,18 @@ def evaluate(
     Classes of the data are matched to those of the model by name, never by place.
     """
     from vitrail.cli.progress import counting
+    from vitrail.data.sources import open_dataset
     from vitrail.evaluate import evaluate as run
+    from vitrail.evaluate import picture_mistakes, render
     from vitrail.inference import load
 
     classifier = load(model_source, model=model)
+    images = open_dataset(data)
     with counting("evaluate") as notify:
-        report = run(classifier, data, split=split, notify=notify)
+        report = run(classifier, images, split=split, notify=notify)
     if json is not None:
         write(json, report.json())
     if html is not None:
-        from vitrail.evaluate.page import render
-
-        write(html, render(report))
+        write(html, render(report, mistakes=picture_mistakes(report, images), title=f"{model_source} on {images.name}"))
     if json != "-":
         sys.stdout.write(report.markdown())

@@ -15,8 +15,6 @@ from vitrail.cli.values import File, Name, Whole
 if TYPE_CHECKING:
     from vitrail.types import Prediction
 
-CHUNK = 64  # images between two steps of the progress bar
-
 
 def predict(
     model_source: Annotated[
@@ -50,8 +48,8 @@ def predict(
     classifier = load(model_source, model=model)
     found: list[Prediction] = []
     with counting("predict", len(paths)) as count:
-        for start in range(0, len(paths), CHUNK):
-            found += classifier.predict(paths[start : start + CHUNK], top=top)
+        for prediction in classifier.stream(paths, top):
+            found.append(prediction)
             count(len(found), len(paths))
     for prediction in found:
         if prediction.error is not None:

@@ -15,7 +15,7 @@ def show(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Contain
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column, name in enumerate(header):
         table.add_column(name, justify="right" if column in right else "left", overflow="fold")
     for row in rows:

@@ -1,0 +1,32 @@
+"""The options, whole. The command line names things and does not configure them: whatever else a run needs is a field
+of its recipe (`--set field=value`), so a change of this list is a decision of its own."""
+
+from cyclopts import Argument
+
+from vitrail.cli import build
+
+OPTIONS = {
+    "demo": ["--out", "--seed"],
+    "train": ["DATA", "--model", "--weights", "--recipe", "--out", "--seed", "--set"],
+    "evaluate": ["MODEL", "DATA", "--model", "--split", "--json", "--html"],
+    "predict": ["MODEL", "IMAGE_OR_FOLDER", "--model", "--top", "--json", "--csv"],
+    "models": ["--json"],
+}
+
+
+def options(verb: str) -> list[Argument]:
+    app = build()
+    return list(app[verb].assemble_argument_collection(default_parameter=app.default_parameter))
+
+
+def test_the_options_are_these_and_no_others() -> None:
+    verbs = [name for name in build() if not name.startswith("-")]
+    assert {verb: [name for option in options(verb) for name in option.names] for verb in verbs} == OPTIONS
+
+
+def test_every_verb_and_option_is_explained() -> None:
+    app = build()
+    for verb in OPTIONS:
+        assert app[verb].help, verb
+        for option in options(verb):
+            assert option.parameter.help, (verb, option.name)
