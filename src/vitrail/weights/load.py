@@ -78,7 +78,7 @@ def read_file(path: Path) -> dict[str, Tensor]:
     """All tensors of a .safetensors or .npz file; no code in either can run. WeightsError on anything odd."""
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 tensors = {key.removeprefix("opt/target/"): torch.from_numpy(archive[key]) for key in archive.files}
         elif path.suffix == ".safetensors":
             tensors = load_file(path)
