@@ -9,7 +9,7 @@ open_dataset("digits")             1,797 handwritten digits
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,7 +142,7 @@ def _read_folder(root: Path) -> Table:
     """A folder of class folders, or of split folders that hold class folders. Other files at its root are ignored."""
     folders = _folders(root)
     by_split = {folder: SPLITS[folder.lower()] for folder in folders if folder.lower() in SPLITS}
-    nested = [folder for folder in by_split if any(any(_walk(root / folder / c)) for c in _folders(root / folder))]
+    nested = [folder for folder in by_split if any(_images_below(root / folder / c) for c in _folders(root / folder))]
     if nested or (by_split and len(by_split) == len(folders)):
         return _read_splits(root, by_split)
     return Table(_class_folders(root, [Path()])[0], None)
@@ -175,7 +175,8 @@ def _class_folders(root: Path, parents: Sequence[Path]) -> tuple[FileSource, lis
 
 
 def _no_class_folders(folder: Path) -> DataError:
-    loose = sum(1 for entry in os.scandir(folder) if _is_image(entry))
+    with os.scandir(folder) as entries:
+        loose = sum(_is_image(entry) for entry in entries)
     if loose:
         return DataError(
             f"{folder} holds {loose} images but no class folders: "
@@ -186,18 +187,18 @@ def _no_class_folders(folder: Path) -> DataError:
 
 def _folders(root: Path) -> list[str]:
     """Names of the visible folders in a folder, sorted."""
-    return sorted(entry.name for entry in os.scandir(root) if not _hidden(entry.name) and entry.is_dir())
+    with os.scandir(root) as entries:
+        return sorted(entry.name for entry in entries if not _hidden(entry.name) and entry.is_dir())
 
 
 def _images_below(folder: Path) -> list[str]:
     """Image files anywhere below a folder, as sorted paths relative to it."""
-    return sorted(os.path.relpath(entry.path, folder) for entry in _walk(folder))
-
-
-def _walk(folder: Path) -> Iterator[os.DirEntry[str]]:
+    found: list[str] = []
     for parent, folders, _ in os.walk(folder):
         folders[:] = [name for name in folders if not _hidden(name)]
-        yield from (entry for entry in os.scandir(parent) if _is_image(entry))
+        with os.scandir(parent) as entries:
+            found += [os.path.relpath(entry.path, folder) for entry in entries if _is_image(entry)]
+    return sorted(found)
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:

@@ -1,0 +1,176 @@
+"""Training transforms of one image: crop, flip, rotate, shift, RandAugment, erase. A pure function of their arguments.
+
+Crop, flip, rotation and shift are drawn first and applied together: an image is interpolated once, not four times. Only
+where the crop is larger than the target is it resized beforehand, with antialiasing. Coordinates are (rows, cols).
+"""
+
+import math
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vitrail.config import AugmentConfig
+from vitrail.data.preprocess import resize
+from vitrail.errors import MissingExtra
+from vitrail.types import Pixels
+
+_TRIES = 10  # random boxes that may stick out before the fallback is taken, as torchvision does
+_GREY = 128  # what RandAugment and erasing fill with
+_ERASED_AREA = (0.02, 1 / 3)  # random erasing (Zhong et al. 2017, arXiv 1708.04896), section 4.1
+_ERASED_RATIO = (0.3, 1 / 0.3)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A part of an image, in whole pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def augment(
+    pixels: Pixels, size: tuple[int, int], config: AugmentConfig, seed: int, interpolation: str = "bicubic"
+) -> Pixels:
+    """One image cropped and resized to (rows, cols) = size and varied as the config says; uint8 in and out.
+
+    Rotation and shift leave black corners. Needs torchvision for RandAugment only (MissingExtra).
+    """
+    rng = random.Random(seed)
+    box = random_box((pixels.shape[1], pixels.shape[2]), size, config, rng)
+    flip = rng.random() < config.flip
+    if config.rotate or config.shift:
+        angle = rng.uniform(-config.rotate, config.rotate)
+        down, across = (rng.uniform(-config.shift, config.shift) for _ in range(2))
+        pixels = warp(pixels, box, size, flip, angle, (down, across), interpolation)
+    else:
+        pixels = resize(_cut(pixels, box), size, interpolation)
+        pixels = pixels.flip(2) if flip else pixels
+    if config.randaugment_layers:
+        pixels = _rand_augment(pixels, config, rng.getrandbits(63))
+    if rng.random() < config.erase:
+        pixels = erase(pixels, rng)
+    return pixels
+
+
+def random_box(image: tuple[int, int], size: tuple[int, int], config: AugmentConfig, rng: random.Random) -> Box:
+    """The part of the image that is kept: crop_scale of its area, crop_ratio times the width-to-height of the target.
+
+    Where no box fits in ten tries, the largest centred one of an allowed shape (torchvision's RandomResizedCrop).
+    """
+    rows, cols = image
+    shape = size[1] / size[0]
+    low, high = (ratio * shape for ratio in config.crop_ratio)
+    if config.crop_scale[0] < 1:
+        for _ in range(_TRIES):
+            area = rows * cols * rng.uniform(*config.crop_scale)
+            ratio = math.exp(rng.uniform(math.log(low), math.log(high)))
+            height, width = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+            if 0 < height <= rows and 0 < width <= cols:
+                return Box(rng.randint(0, rows - height), rng.randint(0, cols - width), height, width)
+    height = min(rows, max(1, round(cols / low)))
+    width = min(cols, max(1, round(rows * high)))
+    return Box((rows - height) // 2, (cols - width) // 2, height, width)
+
+
+def warp(
+    pixels: Pixels,
+    box: Box,
+    size: tuple[int, int],
+    flip: bool,
+    angle: float,
+    shift: tuple[float, float],
+    interpolation: str,
+) -> Pixels:
+    """The box resized to `size`, mirrored, turned by `angle` degrees (counter-clockwise) and shifted (down, across).
+
+    Shifts are shares of the target's sides. Black comes in where the image ends.
+    """
+    if box.height > size[0] or box.width > size[1]:
+        pixels = resize(_cut(pixels, box), size, interpolation)
+        box = Box(0, 0, *size)
+    theta = torch.tensor([_inverse(pixels.shape[1:], box, size, flip, angle, shift)])
+    grid = functional.affine_grid(theta, [1, 3, *size], align_corners=False)
+    image = functional.grid_sample(
+        pixels[None].float(), grid, mode=interpolation, padding_mode="zeros", align_corners=False
+    )
+    return image[0].round_().clamp_(0, 255).to(torch.uint8)
+
+
+def erase(pixels: Pixels, rng: random.Random) -> Pixels:
+    """A rectangle of 2 to 33 % of the area, filled with grey."""
+    rows, cols = pixels.shape[1:]
+    for _ in range(_TRIES):
+        area = rows * cols * rng.uniform(*_ERASED_AREA)
+        ratio = math.exp(rng.uniform(*map(math.log, _ERASED_RATIO)))
+        height, width = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < height < rows and 0 < width < cols:
+            top, left = rng.randint(0, rows - height), rng.randint(0, cols - width)
+            pixels = pixels.clone()
+            pixels[:, top : top + height, left : left + width] = _GREY
+            return pixels
+    return pixels
+
+
+def _cut(pixels: Tensor, box: Box) -> Tensor:
+    return pixels[:, box.top : box.top + box.height, box.left : box.left + box.width]
+
+
+def _inverse(
+    source: tuple[int, ...],
+    box: Box,
+    size: tuple[int, int],
+    flip: bool,
+    angle: float,
+    shift: tuple[float, float],
+) -> list[list[float]]:
+    """2 x 3 matrix from target to source coordinates, both x (cols) then y (rows) in -1..1 as affine_grid wants them.
+
+    A target point is unshifted, turned back about the centre in square pixels, mirrored, then placed in the box.
+    """
+    rows, cols = source
+    height, width = size
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    down, across = 2 * shift[0], 2 * shift[1]  # the sides are 2 long
+    x = [cos, -sin * height / width, -cos * across + sin * height / width * down]
+    y = [sin * width / height, cos, -sin * width / height * across - cos * down]
+    stretch_x, stretch_y = box.width / cols * (-1 if flip else 1), box.height / rows
+    centre_x, centre_y = (2 * box.left + box.width) / cols - 1, (2 * box.top + box.height) / rows - 1
+    return [
+        [stretch_x * x[0], stretch_x * x[1], stretch_x * x[2] + centre_x],
+        [stretch_y * y[0], stretch_y * y[1], stretch_y * y[2] + centre_y],
+    ]
+
+
+def _rand_augment(pixels: Pixels, config: AugmentConfig, seed: int) -> Pixels:
+    """torchvision's RandAugment, which draws from torch's global generator: that is seeded for it and then put back."""
+    transform = _rand_augment_transform(config.randaugment_layers, config.randaugment_magnitude)
+    generator = torch.default_generator  # not torch.manual_seed, which would seed every GPU as well
+    state = generator.get_state()
+    try:
+        generator.manual_seed(seed)
+        varied: Tensor = transform(pixels)
+    finally:
+        generator.set_state(state)
+    return varied
+
+
+@lru_cache(maxsize=8)
+def _rand_augment_transform(layers: int, magnitude: int) -> Any:
+    try:
+        from torchvision.transforms import v2
+    except ImportError as error:
+        raise MissingExtra("torchvision", "train", "RandAugment") from error
+    return v2.RandAugment(
+        num_ops=layers,
+        magnitude=magnitude,
+        num_magnitude_bins=31,
+        interpolation=v2.InterpolationMode.BILINEAR,
+        fill=[_GREY] * 3,
+    )

@@ -1,0 +1,240 @@
+"""Batches: the seeded, endless stream for training, and the exact pass for evaluation.
+
+A worker process makes whole batches, each a pure function of its number, so neither the count of workers nor where a
+run resumes changes one bit. Pixels cross from worker to parent as uint8, a quarter of the size, and become floats there.
+"""
+
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from vitrail.config import AugmentConfig, DataConfig, Preprocess
+from vitrail.data.augment import augment
+from vitrail.data.decode import decode, dimensions
+from vitrail.data.mix import mix
+from vitrail.data.preprocess import fit, to_model
+from vitrail.data.sampler import batch_positions, batch_seed, sample_seed
+from vitrail.data.stores import Source
+from vitrail.errors import DataError, ImageError
+from vitrail.types import Batch, Pixels
+
+_TINY = 64 * 64  # pixels of an image that is kept decoded, and that needs no worker process
+_KEPT = 256 * 2**20  # bytes of decoded tiny images kept
+_LISTED = 20  # broken images named in an error
+_NO_WORKERS_BELOW = 64  # images: reading them takes less than starting a worker
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a worker hands over: uint8 images with labels and positions, and (position, reason) of the unreadable."""
+
+    pixels: Tensor
+    labels: Tensor
+    index: Tensor
+    broken: list[tuple[int, str]]
+
+
+class TrainLoader:
+    """The training stream of a source: `batches(start, stop)` are steps start to stop - 1 of it.
+
+    An unreadable image is replaced by another of its class, the same one every time, and counted in `broken`.
+    """
+
+    def __init__(
+        self, source: Source, preprocess: Preprocess, augment: AugmentConfig, data: DataConfig, seed: int
+    ) -> None:
+        if len(source) == 0:
+            raise DataError("there are no images to train on")
+        self.source, self.preprocess, self.augment, self.data, self.seed = source, preprocess, augment, data, seed
+        self.workers = worker_count(source, data.workers)
+        self.broken: dict[str, str] = {}  # id -> reason, of the images met so far
+        self._make = _TrainParts(source, preprocess, augment, data.batch_size, seed)
+
+    def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+        """Steps of the stream, on the CPU, mixed; a pure function of (seed, step).
+
+        Raises DataError with the list once more than data.max_broken of the source's images are unreadable.
+        """
+        for step, part in zip(
+            range(start_step, stop_step), _run(self._make, range(start_step, stop_step), self.workers), strict=True
+        ):
+            self._count(part.broken)
+            batch = Batch(to_model(part.pixels, self.preprocess), part.labels, part.index)
+            yield mix(batch, self.augment, len(self.source.classes), batch_seed(self.seed, step))
+
+    def _count(self, broken: list[tuple[int, str]]) -> None:
+        self.broken.update((self.source.id(index), reason) for index, reason in broken)
+        share = len(self.broken) / len(self.source)
+        if share > self.data.max_broken:
+            listed = "; ".join(f"{name}: {reason}" for name, reason in sorted(self.broken.items())[:_LISTED])
+            more = len(self.broken) - _LISTED
+            raise DataError(
+                f"at most {self.data.max_broken:.1%} of the images may be unreadable (data.max_broken), found "
+                f"{len(self.broken)} of {len(self.source)} so far: {listed}{f'; and {more} more' if more > 0 else ''}. "
+                "Repair or remove them"
+            )
+
+
+class EvaluationPass:
+    """Every readable image of a source exactly once, in batches; iterate it once or again.
+
+    `unreadable` holds (id, reason) of the others after the pass. Nothing stands in for them.
+    """
+
+    def __init__(
+        self, source: Source, preprocess: Preprocess, batch_size: int = 64, workers: int | None = None
+    ) -> None:
+        self.source, self.preprocess, self.batch_size = source, preprocess, batch_size
+        self.workers = worker_count(source, workers)
+        self.unreadable: list[tuple[str, str]] = []
+
+    def __len__(self) -> int:
+        """Batches that are read; one without a readable image is not handed out."""
+        return -(-len(self.source) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.unreadable = []
+        make = _EvaluationParts(self.source, self.preprocess, self.batch_size)
+        for part in _run(make, range(len(self)), self.workers):
+            self.unreadable += [(self.source.id(index), reason) for index, reason in part.broken]
+            if len(part.index):
+                yield Batch(to_model(part.pixels, self.preprocess), part.labels, part.index)
+
+
+def worker_count(source: Source, workers: int | None) -> int:
+    """Worker processes to use: as told, else none for few or tiny images and up to eight, one a core, for others."""
+    if workers is not None:
+        return workers
+    if len(source) < _NO_WORKERS_BELOW or sys.platform == "win32":
+        return 0
+    try:
+        rows, cols = dimensions(source.read(0).data)
+    except ImageError:
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if rows * cols <= _TINY else min(cores, 8)
+
+
+@dataclass
+class _Reader:
+    """Decodes images of a source; keeps the tiny ones, whose decoding costs more than all else."""
+
+    source: Source
+    kept: dict[int, Pixels] = field(default_factory=dict)
+    bytes: int = 0
+
+    def pixels(self, index: int) -> Pixels:
+        """Decoded pixels. Raises ImageError."""
+        if index in self.kept:
+            return self.kept[index]
+        pixels = decode(self.source.read(index).data)
+        if pixels.numel() <= 3 * _TINY and self.bytes + pixels.numel() <= _KEPT:
+            self.kept[index] = pixels
+            self.bytes += pixels.numel()
+        return pixels
+
+
+class _TrainParts:
+    """Step -> the augmented images of its batch."""
+
+    def __init__(
+        self, source: Source, preprocess: Preprocess, augment: AugmentConfig, batch_size: int, seed: int
+    ) -> None:
+        self.source, self.preprocess, self.augment = source, preprocess, augment
+        self.batch_size, self.seed = batch_size, seed
+        self.labels = torch.from_numpy(source.labels)
+        self.reader = _Reader(source)
+
+    def __getitem__(self, step: int) -> _Part:
+        images: list[Pixels] = []
+        indices: list[int] = []
+        broken: list[tuple[int, str]] = []
+        for epoch, index in batch_positions(len(self.source), self.batch_size, self.seed, step):
+            seed = sample_seed(self.seed, epoch, index)
+            pixels, used = self._readable(index, seed, broken)
+            images.append(augment(pixels, self.preprocess.size, self.augment, seed, self.preprocess.interpolation))
+            indices.append(used)
+        at = torch.tensor(indices)
+        return _Part(torch.stack(images), self.labels[at], at, broken)
+
+    def _readable(self, index: int, seed: int, broken: list[tuple[int, str]]) -> tuple[Pixels, int]:
+        """Pixels of an image and its position: the image at `index`, else the next readable one of its class.
+
+        Where the search starts follows from the seed, so the stand-ins of a broken image vary from epoch to epoch.
+        """
+        try:
+            return self.reader.pixels(index), index
+        except ImageError as error:
+            broken.append((index, error.reason))
+        same = torch.nonzero(self.labels == self.labels[index]).flatten().tolist()
+        start = seed % len(same)
+        for other in same[start:] + same[:start]:
+            try:
+                return self.reader.pixels(other), other
+            except ImageError as error:
+                broken.append((other, error.reason))
+        name = self.source.classes[int(self.labels[index])]
+        reasons = "; ".join(f"{self.source.id(i)}: {reason}" for i, reason in dict(broken).items())
+        raise DataError(f"every class needs a readable image, but none of {name!r} is: {reasons}")
+
+
+class _EvaluationParts:
+    """Number -> the readable images of that batch."""
+
+    def __init__(self, source: Source, preprocess: Preprocess, batch_size: int) -> None:
+        self.source, self.preprocess, self.batch_size = source, preprocess, batch_size
+        self.labels = torch.from_numpy(source.labels)
+
+    def __getitem__(self, number: int) -> _Part:
+        images: list[Pixels] = []
+        indices: list[int] = []
+        broken: list[tuple[int, str]] = []
+        start = number * self.batch_size
+        for index in range(start, min(start + self.batch_size, len(self.source))):
+            try:
+                images.append(fit(decode(self.source.read(index).data), self.preprocess))
+                indices.append(index)
+            except ImageError as error:
+                broken.append((index, error.reason))
+        at = torch.tensor(indices, dtype=torch.int64)
+        pixels = torch.stack(images) if images else torch.empty(0, 3, *self.preprocess.size, dtype=torch.uint8)
+        return _Part(pixels, self.labels[at], at, broken)
+
+
+def _run(make: Any, numbers: Sequence[int], workers: int) -> Iterator[_Part]:
+    """make[number] for each number, in order, by worker processes where there are any."""
+    if not workers:
+        yield from (make[number] for number in numbers)
+        return
+    loader: DataLoader[_Part] = DataLoader(
+        make,
+        sampler=numbers,
+        batch_size=None,
+        num_workers=min(workers, max(1, len(numbers))),
+        collate_fn=_as_it_is,
+        worker_init_fn=_start_worker,
+        multiprocessing_context="fork" if sys.platform == "linux" else None,
+        generator=torch.Generator(),  # the loader draws a seed for its workers: not from the caller's generator
+    )
+    with warnings.catch_warnings():  # Python 3.12 warns of every fork in a process with threads
+        warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
+        parts = iter(loader)
+    yield from parts
+
+
+def _as_it_is(part: Any) -> Any:
+    return part
+
+
+def _start_worker(number: int) -> None:
+    """One thread a worker; Ctrl-C is the parent's to handle, which then ends its workers."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
