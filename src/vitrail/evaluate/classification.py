@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -81,6 +82,8 @@ class Outcome:
         """All batches in the order of the source, whatever the order in which they came."""
         joined = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)}
         order = joined["index"].argsort()
+        if (joined["index"][order].diff() == 0).any():
+            raise AssertionError("an image was counted twice")
         return cls(**{name: values[order] for name, values in joined.items()})
 
 
@@ -146,16 +149,22 @@ def evaluate(
     )
 
 
+def open_as_trained(data: str | Path, record: Mapping[str, Any]) -> Dataset:
+    """The data set at a path. Data without splits are split as the training of `record` split its own.
+
+    With another share the held-out part would be another one and hold images that were trained on.
+    """
+    share = _table(_table(record, "recipe"), "data").get("val_share")
+    return open_dataset(data, val_share=share) if isinstance(share, float) else open_dataset(data)
+
+
 def choose_part(data: str | Path | Dataset | Source, split: str | None, record: Mapping[str, Any]) -> Part:
     """Which images to count (see `evaluate`), and what to say about the choice."""
-    recipe, trained = _table(record, "recipe"), _table(record, "data")
     if isinstance(data, str | Path):
-        # Data without splits must be split as the training split them, or its held-out part would be another one.
-        share = _table(recipe, "data").get("val_share")
-        data = open_dataset(data, val_share=share) if isinstance(share, float) else open_dataset(data)
+        data = open_as_trained(data, record)
     if not isinstance(data, Dataset):
         return Part(data, "the data", split or "all", held_out=False)
-    trained_here = trained.get("fingerprint") == data.fingerprint
+    trained_here = _table(record, "data").get("fingerprint") == data.fingerprint
     note = ""
     if split is None:
         split = data.held_out if data.declared or trained_here else "all"
@@ -180,16 +189,17 @@ def match_classes(classes: tuple[str, ...], labels: LabelSet) -> list[int]:
             f"are not: {shown}; rename them{close_matches(missing[0], _choices(labels))}"
         )
     places = [i for i in found if i is not None]
-    twice = [c for c, i in zip(classes, places, strict=True) if places.count(i) > 1]
+    uses, namesakes = Counter(places), Counter(labels.names)
+    twice = [c for c, i in zip(classes, places, strict=True) if uses[i] > 1]
     if twice:
         raise DataError(
-            f"each class of the data must be another class of the model, but {', '.join(map(repr, twice[:NAMED]))} "
-            "are the same one; merge them"
+            f"each class of the data must be another class of the model, but {', '.join(repr(printable(c)) for c in twice[:NAMED])} "
+            "name one and the same; merge them"
         )
-    unclear = [c for c in classes if c not in (labels.ids or ()) and labels.names.count(c) > 1]
+    unclear = [c for c in classes if c not in (labels.ids or ()) and namesakes[c] > 1]
     if unclear:
         raise DataError(
-            f"the model has several classes called {unclear[0]!r}; name that class of the data by its id instead"
+            f"the model has several classes called {printable(unclear[0])!r}; name that class of the data by its id"
         )
     return places
 

@@ -5,7 +5,6 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -13,7 +12,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from vitrail.data.decode import decode
-from vitrail.data.sources import Dataset, Source, open_dataset
+from vitrail.data.sources import Dataset, Source
 from vitrail.errors import DataError
 from vitrail.evaluate.charts import Line, line_chart, reliability_chart, thin
 from vitrail.report import Mistake, Report, percent, printable, sentence
@@ -61,10 +60,8 @@ def render(
     )
 
 
-def picture_mistakes(report: Report, data: str | Path | Dataset | Source, most: int = PICTURES) -> list[Mistake]:
+def picture_mistakes(report: Report, data: Dataset | Source, most: int = PICTURES) -> list[Mistake]:
     """The report's worst mistakes with a small picture each. Raises DataError where `data` is not what it counted."""
-    if isinstance(data, str | Path):
-        data = open_dataset(data)
     if isinstance(data, Dataset):
         data = data.whole if report.data.split == "all" else data.split(report.data.split)
     if data.fingerprint != report.data.fingerprint:
