@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vitrail.config import AugmentConfig
-from vitrail.data.preprocess import resize
+from vitrail.data.preprocess import Fitted, resize
 from vitrail.errors import MissingExtra
 from vitrail.types import Pixels
 
@@ -44,7 +44,7 @@ def check_extras(config: AugmentConfig) -> None:
 
 def augment(
     pixels: Pixels, size: tuple[int, int], config: AugmentConfig, seed: int, interpolation: str = "bicubic"
-) -> Pixels:
+) -> Fitted:
     """One image cropped and resized to (rows, cols) = size and varied as the config says; uint8 in and out.
 
     Rotation and shift leave black corners. Needs torchvision for RandAugment only (MissingExtra).
@@ -94,7 +94,7 @@ def warp(
     angle: float,
     shift: tuple[float, float],
     interpolation: str,
-) -> Pixels:
+) -> Fitted:
     """The box resized to `size`, mirrored, turned by `angle` degrees (counter-clockwise) and shifted (down, across).
 
     Shifts are shares of the target's sides. Black comes in where the image ends.
