@@ -41,6 +41,7 @@ class ViTConfig(Config):
     qkv_bias: bool = True
     dropout: Rate = 0.0  # after the position embedding and both dense layers of the MLP, and on the attention output
     stochastic_depth: Rate = 0.0  # of the last block; grows linearly from 0 at the first
+    position_std: Annotated[float, Field(gt=0.0)] = 0.02  # initial value only; 1 where the grid is tiny (see recipes.py)
     head_bias: float = 0.0  # initial value only; -10 for sigmoid pre-training on ImageNet-21k
 
     @model_validator(mode="after")

@@ -156,7 +156,7 @@ class ViT(nn.Module):
         nn.init.zeros_(_bias(self.patch_embedding))
         if self.class_token is not None:
             nn.init.zeros_(self.class_token)
-        nn.init.normal_(self.position_embedding, std=0.02, generator=generator)
+        nn.init.normal_(self.position_embedding, std=self.config.position_std, generator=generator)
         for block in self.blocks:
             attention, mlp = block.attention, block.mlp
             bound = math.sqrt(6 / (2 * self.config.width))  # fan in and out of one (D, D) matrix, not of the fused one
