@@ -144,7 +144,7 @@ def test_a_saved_report_gives_the_same_page(tmp_path: Path) -> None:
 
 def test_the_order_of_the_page() -> None:
     page = plain_page()
-    landmarks = ['class="verdict"', 'class="figures"', 'class="curves"', 'class="matrix"', 'class="classes"']
+    landmarks = ['class="verdict"', 'class="figures"', 'class="curves"', 'class="matrix', 'class="classes"']
     landmarks += ["how sure it is, %", 'class="mistakes"', 'class="provenance"']
     places = [page.index(mark) for mark in landmarks]
     assert places == sorted(places)

@@ -179,7 +179,10 @@ def _matrix(report: Report) -> dict[str, Any] | None:
             shade = share if t == p else math.sqrt(share)
             cells.append({"n": n, "right": t == p, "shade": f"{100 * shade:.0f}", "dark": shade > 0.6})
         rows.append({"name": true.name, "cells": cells, "support": true.support})
-    return {"columns": [c.name for c in report.classes], "rows": rows, "many": len(report.classes) > 10}
+    columns = [c.name for c in report.classes]
+    # Names that fit over a narrow column stay level; others are set upright where the columns must be narrow.
+    kind = "short" if max(map(len, columns)) <= 4 else "many" if len(columns) > 6 else ""
+    return {"columns": columns, "rows": rows, "kind": kind}
 
 
 def _confusions(report: Report, most: int) -> list[dict[str, Any]]:

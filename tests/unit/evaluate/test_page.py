@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reports import make_report
+from reports import NAMES, make_report
 from vitrail.data.stores import MemorySource
 from vitrail.errors import DataError, ImageError
 from vitrail.evaluate.page import picture_mistakes, render, thumbnail
@@ -132,6 +132,23 @@ def test_nothing_wrong_is_said_in_words() -> None:
     assert "Nothing: every image was named right." not in page  # the matrix says it
     assert "The worst mistakes" not in page
     assert "Nothing: every image was named right." in text_of(render(make_report(classes=30, perfect=True)))
+
+
+def test_how_many_mistakes_are_shown() -> None:
+    report = make_report()
+    assert "All 2 wrong answers, those first in" in text_of(render(report))
+    assert "Of 2 wrong answers, the 1 in which" in text_of(render(report, mistakes=report.mistakes[:1]))
+    assert "The only wrong answer." in text_of(
+        render(report.model_copy(update={"top1_count": 9}), mistakes=report.mistakes[:1])
+    )
+
+
+@pytest.mark.parametrize(
+    ("classes", "names", "kind"),
+    [(6, NAMES, "matrix"), (7, NAMES, "matrix many"), (10, tuple("0123456789"), "matrix short")],
+)
+def test_long_names_stand_upright_over_many_columns(classes: int, names: tuple[str, ...], kind: str) -> None:
+    assert f'<table class="{kind}">' in render(make_report(classes=classes, names=names))
 
 
 def test_unreadable_images_are_listed() -> None:
