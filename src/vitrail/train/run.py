@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.data.loader import TrainLoader
+from vitrail.errors import ConfigError, WeightsError
 from vitrail.evaluate import evaluate, picture_mistakes, render
 from vitrail.inference import Classifier
 from vitrail.models.cost import parameters
@@ -195,7 +196,13 @@ def measure(job: Job, state: TrainState, split: str, stopped: Stopped) -> Report
 
     record = model_record(job, state, {})
     classifier = Classifier(state.result, job.recipe.preprocess, LabelSet(job.dataset.classes), record, job.device)
-    return evaluate(classifier, job.dataset, split=split, workers=job.recipe.data.workers, notify=check)
+    try:
+        return evaluate(classifier, job.dataset, split=split, workers=job.recipe.data.workers, notify=check)
+    except WeightsError as error:  # outputs that are not finite
+        raise ConfigError(
+            f"training has diverged by step {state.step}: lower optim.lr (now {job.recipe.optim.lr:g}) and choose "
+            f"another --out ({error})"
+        ) from error
 
 
 def finish(job: Job, state: TrainState, metrics: Metrics, pace: Pace) -> RunResult:

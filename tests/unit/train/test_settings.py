@@ -143,6 +143,13 @@ def test_the_warmup_keeps_its_share() -> None:
     assert changed("epochs=2", "warmup_steps=7").optim.warmup_steps == 7
 
 
+def test_evaluations_keep_their_share() -> None:
+    recipe = RECIPE.model_copy(update={"evaluate_every": 4})
+    found = [change(recipe, {"epochs": epochs}, n_train=100, from_weights=False) for epochs in (5, 1, 100)]
+    assert [r.evaluate_every for r in found] == [1, 1, 20]
+    assert change(recipe, {"epochs": 5, "evaluate_every": 3}, n_train=100, from_weights=False).evaluate_every == 3
+
+
 def test_the_expected_score_is_that_of_the_untouched_recipe() -> None:
     assert changed().expected == changed("seed=4").expected == RECIPE.expected
     assert changed("lr=1e-4").expected == ""
