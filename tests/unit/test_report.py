@@ -176,14 +176,18 @@ def test_the_machine_says_what_computed() -> None:
     assert facts.processor
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
     path = tmp_path / "report.html"
     write_text(path, "old")
+    assert os.listdir(tmp_path) == ["report.html"]
 
-    def full(descriptor: int) -> None:
+    def full(*anything: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr(module.os, step, full)
     with pytest.raises(
         StorageError, match=r"cannot write .*report\.html: No space left on device; choose another place"
     ):
