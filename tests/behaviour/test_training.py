@@ -211,6 +211,52 @@ def test_a_finished_run_is_not_overwritten(images: Path, unbroken: Path) -> None
     assert weights_of(unbroken) == before
 
 
+def test_two_processes_do_not_train_into_one_folder(images: Path, tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def second(answers: "multiprocessing.connection.Connection") -> None:
+        torch.set_num_threads(1)  # a forked child must not wait for threads that stayed with its parent
+        try:
+            run(images, tmp_path / "run")
+        except StorageError as error:
+            answers.send(str(error))
+        answers.close()
+
+    def at_step_3(news: Progress) -> None:
+        if (news.kind, news.step) == ("step", 3):
+            here, there = multiprocessing.Pipe()
+            process = multiprocessing.get_context("fork").Process(target=second, args=(there,))
+            process.start()
+            there.close()
+            refused.append(here.recv())
+            process.join()
+            here.close()
+
+    run(images, tmp_path / "run", notify=at_step_3)
+    assert refused == [f"another process is training in {tmp_path / 'run'}: choose another --out"]
+
+
+def test_ctrl_c_after_the_last_step_loses_nothing(
+    images: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: News = []
+    with pytest.raises(KeyboardInterrupt):
+        run(images, tmp_path / "run", notify=lambda n: (heard.append(n), stop_at("evaluating", 20)(n))[0])
+    assert heard[-1].text.startswith("Stopped after step 20 of 20; saved in ")
+    run(images, tmp_path / "run")
+    assert_same_run(tmp_path / "run", unbroken)
+
+
+def test_another_torch_is_told(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(images, tmp_path / "run", notify=stop_at("step", 2))
+    told: News = []
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "99.0")
+        run(images, tmp_path / "run", "epochs=4", notify=told.append)
+    assert "and goes on with 99.0: the last bits may differ." in told[0].text
+
+
 def test_other_settings_or_data_do_not_continue_a_run(images: Path, tmp_path: Path) -> None:
     data, out = shutil.copytree(images, tmp_path / "zoo"), tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
@@ -343,7 +389,7 @@ def test_finetuning_gives_new_classes_a_new_head(unbroken: Path, photos: Path, t
     result = finetune(photos, unbroken, tmp_path / "run", recipe=None)
     record = read_record(result.folder / "model")
     assert record["recipe"]["name"] == "finetune" and record["started_from"] == str(unbroken)
-    assert len(record["weights_sha256"]) == 64
+    assert len(record["started_from_sha256"]) == 64
     assert load(result.folder).labels.names == ("blue", "green", "red")
 
 
