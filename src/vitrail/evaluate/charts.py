@@ -74,7 +74,9 @@ def line_chart(
     """Curves over x from 0 to `end`. `shares`: y is 0..1, shown in percent; `zero`: the y axis starts at 0."""
     ys = [y for line in lines for _, y in line.points]
     # The x axis ends with the data: empty room on the right would read as training still to come.
-    across = Axis(0.0, end, LEFT, WIDTH - RIGHT, tuple(t for t in axis([0.0, end], 0.0, 1.0).ticks if t <= end))
+    # A run of 5 epochs in whole batches may end at 4.99, which is 5.
+    ticks = tuple(t for t in axis([0.0, end], 0.0, 1.0).ticks if t <= 1.02 * end)
+    across = Axis(0.0, max(end, ticks[-1]), LEFT, WIDTH - RIGHT, ticks)
     up = axis(ys, HEIGHT - BOTTOM, TOP, most=4, floor=0.0 if zero else None)
     if shares and up.high > 1:
         up = Axis(up.low, 1.0, up.start, up.end, tuple(t for t in up.ticks if t <= 1))

@@ -76,6 +76,11 @@ def test_the_horizontal_axis_ends_with_the_data() -> None:
     assert across == [40, 272]
 
 
+def test_a_run_that_ends_a_step_short_of_five_epochs_ends_at_five() -> None:
+    svg = line_chart([Line("a", [(0.0, 1.0), (4.99, 2.0)])], end=4.99, x_title="epoch", label="")
+    assert [t for kind, _, t in texts(svg) if kind == "mid"] == ["0", "1", "2", "3", "4", "5", "epoch"]
+
+
 def test_a_reliability_diagram() -> None:
     bins = [
         Calibration(low=0.0, high=0.5, count=0, confidence=None, accuracy=None),
