@@ -48,7 +48,8 @@ class _Part:
 class TrainLoader:
     """The training stream of a source: `batches(start, stop)` are steps start to stop - 1 of it.
 
-    An unreadable image is replaced by another of its class, the same one every time, and counted in `broken`.
+    An unreadable image is replaced by another of its class, which one follows from the seed alone, and counted in
+    `broken`.
     """
 
     def __init__(
@@ -120,12 +121,14 @@ def worker_count(source: Source, workers: int | None) -> int:
         return workers
     if len(source) < _NO_WORKERS_BELOW or sys.platform == "win32":
         return 0
-    try:
-        rows, cols = dimensions(source.read(0).data)
-    except ImageError:
-        return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if rows * cols <= _TINY else min(cores, 8)
+    for index in range(_NO_WORKERS_BELOW):  # the first readable image stands for all
+        try:
+            rows, cols = dimensions(source.read(index).data)
+        except ImageError:
+            continue
+        return 0 if rows * cols <= _TINY else min(cores, 8)
+    return 0
 
 
 def smallest_side(size: tuple[int, int], augment: AugmentConfig) -> int:

@@ -186,8 +186,8 @@ def test_a_worker_computes_with_one_thread(monkeypatch):
 )
 def test_worker_processes_are_for_many_or_large_images(monkeypatch, n, size, asked, expected):
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
-    one = encode(noise(size, size))
-    data = MemorySource(("a", "b"), np.zeros(n, dtype=np.int64), (one,) * n, ("x",) * n)
+    images = (b"broken", *[encode(noise(size, size))] * (n - 1))
+    data = MemorySource(("a", "b"), np.zeros(n, dtype=np.int64), images, ("x",) * n)
     assert worker_count(data, asked) == expected
 
 
