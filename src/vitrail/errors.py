@@ -1,14 +1,14 @@
 """What can go wrong, as a tree. The command line exits 2 on a UserError and 1 on anything else.
 
-    VitrailError
-    └── UserError            the user can mend it: one sentence with the rule, the found value and the remedy
-        ├── ConfigError      a field is unknown, of the wrong type or out of bounds
-        ├── UnknownName      a table has no such row; lists close matches
-        ├── DataError        a data set cannot be used (empty, one class, missing label, too many broken images)
-        ├── ImageError       one image cannot be decoded; `.reason` is short
-        ├── WeightsError     a weights file or model folder cannot be loaded
-        ├── MissingExtra     an optional package is not installed; names the pip command
-        └── StorageError     a file cannot be written (permissions, disk full)
+VitrailError
+└── UserError            the user can mend it: one sentence with the rule, the found value and the remedy
+    ├── ConfigError      a field is unknown, of the wrong type or out of bounds
+    ├── UnknownName      a table has no such row; lists close matches
+    ├── DataError        a data set cannot be used (empty, one class, missing label, too many broken images)
+    ├── ImageError       one image cannot be decoded; `.reason` is short
+    ├── WeightsError     a weights file or model folder cannot be loaded
+    ├── MissingExtra     an optional package is not installed; names the pip command
+    └── StorageError     a file cannot be written (permissions, disk full)
 """
 
 import difflib

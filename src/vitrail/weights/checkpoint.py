@@ -14,16 +14,19 @@ from typing import Any
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
-from vitrail.config import Preprocess, ViTConfig
+from vitrail.config import Preprocess, ResNetConfig, ViTConfig
 from vitrail.errors import StorageError, WeightsError, config_error
-from vitrail.models.vit import ViT
+from vitrail.models.build import Network
+from vitrail.models.catalog import ModelConfig
 from vitrail.types import LabelSet
 from vitrail.weights.card import model_card
-from vitrail.weights.formats import timm
+from vitrail.weights.formats.native import NATIVE
+from vitrail.weights.formats.timm import TIMM, describe, pretrained_cfg
 from vitrail.weights.rename import write_tensors
 
 MODEL_FILE = "model.safetensors"
 RECORD_FILE = "vitrail.json"
+_KINDS: dict[type[ModelConfig], str] = {ViTConfig: "vit", ResNetConfig: "resnet"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Stored:
     """What a model folder says beside the tensors. `config` is None where only timm's config.json (`description`) is
     there."""
 
-    config: ViTConfig | None = None
+    config: ModelConfig | None = None
+    form: str | None = None  # the format of its tensors, where vitrail.json says it
     preprocess: Preprocess | None = None
     labels: LabelSet | None = None
     record: dict[str, Any] = field(default_factory=dict)
@@ -40,7 +44,7 @@ class Stored:
 
 
 def write_model_folder(
-    folder: Path, model: ViT, preprocess: Preprocess, labels: LabelSet, record: Mapping[str, Any]
+    folder: Path, model: Network, preprocess: Preprocess, labels: LabelSet, record: Mapping[str, Any]
 ) -> None:
     """Write the model folder atomically: an older one stays whole until the new one is on the disk.
 
@@ -66,13 +70,16 @@ def write_model_folder(
         raise StorageError(f"the model could not be saved in {folder}: {error.strerror or error}") from error
 
 
-def _write_files(folder: Path, model: ViT, preprocess: Preprocess, labels: LabelSet, record: Mapping[str, Any]) -> None:
+def _write_files(
+    folder: Path, model: Network, preprocess: Preprocess, labels: LabelSet, record: Mapping[str, Any]
+) -> None:
     config = model.config
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    save_file(write_tensors(state, timm.TIMM.rules(config)), folder / MODEL_FILE, metadata={"format": "pt"})
+    description = describe(config, preprocess) if isinstance(config, ViTConfig) else None
+    form = NATIVE if description is None else TIMM
+    save_file(write_tensors(state, form.rules(config)), folder / MODEL_FILE, metadata={"format": "pt"})
     # safetensors opens files for their owner alone; a model is as readable as what lies beside it
     (folder / MODEL_FILE).chmod(0o666 & ~_umask())
-    description = timm.describe(config, preprocess)
     _write_json(
         folder / "config.json",
         {**(description or {"architecture": "vitrail"}), "label_names": list(labels.names)},
@@ -82,7 +89,7 @@ def _write_files(folder: Path, model: ViT, preprocess: Preprocess, labels: Label
         {
             "image_processor_type": "TimmWrapperImageProcessor",
             "architecture": (description or {}).get("architecture", "vitrail"),
-            "pretrained_cfg": timm.pretrained_cfg(config, preprocess),
+            "pretrained_cfg": pretrained_cfg(config, preprocess),
         },
     )
     (folder / "README.md").write_text(model_card(config, labels, record, timm=description is not None), "utf-8")
@@ -90,7 +97,8 @@ def _write_files(folder: Path, model: ViT, preprocess: Preprocess, labels: Label
         folder / RECORD_FILE,
         {
             "version": 1,
-            "model": {"kind": "vit", **config.model_dump(mode="json")},
+            "format": form.name,
+            "model": {"kind": _KINDS[type(config)], **config.model_dump(mode="json")},
             "preprocess": preprocess.model_dump(mode="json"),
             "labels": {"names": list(labels.names), "ids": None if labels.ids is None else list(labels.ids)},
             "record": dict(record),
@@ -127,19 +135,21 @@ def _read_record(folder: Path) -> Stored:
     table = _read_json(folder / RECORD_FILE)
     for name, digest in table.get("sha256", {}).items():
         path = folder / name
-        if path.parent != folder or path.is_symlink() or not path.is_file() or sha256(path) != digest:
+        if path.parent != folder or not path.is_file() or sha256(path) != digest:
             raise WeightsError(
                 f"{path} is not the file that {RECORD_FILE} was written with; the folder is damaged or edited"
             )
     try:
         model = dict(table["model"])
-        if model.pop("kind") != "vit":
+        kinds = {name: kind for kind, name in _KINDS.items()}
+        if (kind := kinds.get(model.pop("kind"))) is None:
             raise WeightsError(
-                f"{folder / RECORD_FILE} holds a model of the kind {table['model']['kind']!r}; known: vit"
+                f"{folder / RECORD_FILE} holds a {table['model']['kind']!r} model; known: {', '.join(kinds)}"
             )
         names, ids = table["labels"]["names"], table["labels"]["ids"]
         return Stored(
-            config=ViTConfig(**model),
+            config=kind(**model),
+            form=str(table["format"]),
             preprocess=Preprocess(**table["preprocess"]),
             labels=LabelSet(tuple(names), None if ids is None else tuple(ids)),
             record=table["record"],

@@ -1,6 +1,8 @@
 """Bytes -> verified -> format -> renamed -> resampled -> model; strict at every step."""
 
 import json
+import math
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,32 +18,38 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vitrail.config import Preprocess, ViTConfig
+from vitrail.config import Preprocess
 from vitrail.errors import WeightsError, config_error
-from vitrail.models.catalog import find_model
-from vitrail.models.vit import ViT
-from vitrail.ops.grid import resample_positions
+from vitrail.models.build import Network, build
+from vitrail.models.catalog import ModelConfig, find_model
 from vitrail.types import LabelSet
 from vitrail.weights.checkpoint import MODEL_FILE, Stored, read_stored
 from vitrail.weights.fetch import locate
+from vitrail.weights.formats.big_vision import BIG_VISION
 from vitrail.weights.formats.jax_npz import NPZ, NPZ_LINEN
-from vitrail.weights.formats.timm import TIMM, read_preprocess
+from vitrail.weights.formats.native import NATIVE
+from vitrail.weights.formats.timm import TIMM
 from vitrail.weights.rename import Format, Hints, Shapes, read_tensors
+from vitrail.weights.resize import resized
 
-FORMATS: dict[str, Format] = {f.name: f for f in (TIMM, NPZ, NPZ_LINEN)}
+FORMATS: dict[str, Format] = {f.name: f for f in (TIMM, NPZ, NPZ_LINEN, BIG_VISION, NATIVE)}
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_LARGEST = 64 * 2**30  # bytes an archive may unpack to
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model with what travels with its weights."""
+    """A model with what travels with its weights. `passengers` are tensors of the file that classification does not
+    use (a mask token, say), under the file's own names; `form` is the name of the file's format."""
 
-    model: ViT
+    model: Network
     preprocess: Preprocess
     labels: LabelSet | None
     record: dict[str, Any] = field(default_factory=dict)
     licence: str | None = None
     source: str = ""
+    form: str = ""
+    passengers: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def load_weights(
@@ -61,25 +69,33 @@ def load_weights(
     stored = read_stored(path) if path.is_dir() else Stored()
     file = path / MODEL_FILE if path.is_dir() else path
     named = find_model(model) if model is not None else None
-    tensors = read_file(file)
-    form, config = _recognise(tensors, stored, Hints(named, image_size, stored.description), file.name)
+    form, tensors = _recognise(read_file(file), stored, file.name)
+    config = stored.config or _infer(form, tensors, Hints(named, image_size, stored.description), file.name)
     if named is not None:
         _check_named(config, named, str(model), file.name)
-    loaded = _build(tensors, form, config, file.name)
-    loaded = resized(loaded, image_size or config.image_size, classes, form)
+    riding = {key for key in tensors if any(re.fullmatch(pattern, key) for pattern in form.passengers)}
+    network = _build({k: t for k, t in tensors.items() if k not in riding}, form, config, file.name)
+    network = resized(network, image_size=image_size, classes=classes)
     preprocess = _preprocess(stored, form, config)
-    labels = _labels(stored, form, config) if loaded.config.classes == config.classes else None
-    if loaded.config.image_size != preprocess.size:
-        preprocess = preprocess.model_copy(update={"size": loaded.config.image_size})
-    return Loaded(loaded, preprocess, labels, stored.record, stored.licence, str(source))
+    if network.config.image_size != preprocess.size:
+        preprocess = preprocess.model_copy(update={"size": network.config.image_size})
+    return Loaded(
+        model=network,
+        preprocess=preprocess,
+        labels=_labels(stored, form, config) if network.config.classes == config.classes else None,
+        record=stored.record,
+        licence=stored.licence,
+        source=str(source),
+        form=form.name,
+        passengers={key: tensors[key] for key in sorted(riding)},
+    )
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
     """All tensors of a .safetensors or .npz file; no code in either can run. WeightsError on anything odd."""
     try:
         if path.suffix == ".npz":
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                tensors = {key.removeprefix("opt/target/"): torch.from_numpy(archive[key]) for key in archive.files}
+            tensors = _read_npz(path)
         elif path.suffix == ".safetensors":
             tensors = load_file(path)
         else:
@@ -95,87 +111,102 @@ def read_file(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _recognise(tensors: Mapping[str, Tensor], stored: Stored, hints: Hints, name: str) -> tuple[Format, ViTConfig]:
-    """The one format whose markers the file has, and the architecture it holds."""
-    if stored.config is not None:
-        return TIMM, stored.config
-    found = [f for f in FORMATS.values() if all(m in tensors for m in f.markers)]
-    found = [f for f in found if not any(a in tensors for a in f.absent)]
-    if len(found) != 1:
-        known = ", ".join(f"{f.name} (by {', '.join(f.markers)})" for f in FORMATS.values())
-        first = ", ".join(sorted(tensors)[:4])
-        what = "more than one known format" if found else "no known format"
-        raise WeightsError(f"the keys of {name} fit {what}; it begins {first}; known: {known}")
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    """Arrays of an archive, whose sizes are checked before anything is unpacked; bfloat16 arrives as 2-byte void."""
+    tensors = {}
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it is a single array, not an archive")
+        assert archive.zip is not None
+        sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.zip.infolist()}
+        if sum(sizes.values()) > _LARGEST:
+            raise ValueError(f"it unpacks to {sum(sizes.values()) / 2**30:.0f} GiB; the most is {_LARGEST // 2**30}")
+        for key in archive.files:
+            with archive.zip.open(f"{key}.npy") as member:
+                version = np.lib.format.read_magic(member)
+                header = (
+                    np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                )
+                shape, _, dtype = header(member)
+            if dtype.hasobject:
+                raise ValueError(f"{key} holds Python objects, which are never read")
+            if math.prod(shape) * dtype.itemsize > sizes[key]:
+                raise ValueError(f"{key} claims the shape {shape}, more than the {sizes[key]} bytes stored")
+            array = archive[key]
+            if array.dtype.kind == "V" and array.dtype.itemsize == 2:
+                tensors[key] = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+            else:
+                tensors[key] = torch.from_numpy(array)
+    return tensors
+
+
+def _recognise(tensors: Mapping[str, Tensor], stored: Stored, name: str) -> tuple[Format, Mapping[str, Tensor]]:
+    """The one format whose markers the file has, and the tensors under the keys of its rules."""
+    if stored.form is not None:
+        if stored.form not in FORMATS:
+            raise WeightsError(f"vitrail.json names the format {stored.form!r}; known: {', '.join(FORMATS)}")
+        return FORMATS[stored.form], tensors
+    prepared = {f.name: f.prepare(tensors) for f in FORMATS.values()}
+    found = [
+        f
+        for f in FORMATS.values()
+        if all(m in prepared[f.name] for m in f.markers) and not any(a in prepared[f.name] for a in f.absent)
+    ]
+    if len(found) == 1:
+        return found[0], prepared[found[0].name]
+    first = ", ".join(sorted(tensors)[:4])
+    if found:
+        raise WeightsError(f"the keys of {name} fit more than one format ({', '.join(f.name for f in found)}); {first}")
+    known = ", ".join(f"{f.name} (by {', '.join(f.markers)})" for f in FORMATS.values())
+    raise WeightsError(f"the keys of {name} fit no known format; it begins {first}; known: {known}")
+
+
+def _infer(form: Format, tensors: Mapping[str, Tensor], hints: Hints, name: str) -> ModelConfig:
     shapes: Shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     try:
-        return found[0], found[0].infer(shapes, hints)
+        return form.infer(shapes, hints)
     except ValidationError as error:
         raise WeightsError(f"{name} describes no possible model: {config_error(error, 'model')}") from error
 
 
-def _check_named(found: ViTConfig, named: ViTConfig, model: str, name: str) -> None:
-    fields = ("patch_size", "width", "depth", "heads", "mlp_dim")
+def _check_named(found: ModelConfig, named: ModelConfig, model: str, name: str) -> None:
+    fields = ("patch_size", "width", "depth", "heads", "mlp_dim", "layers")
     wrong = [
-        f"{f} {getattr(found, f)} instead of {getattr(named, f)}"
+        f"{f} {getattr(found, f, 'none')} instead of {getattr(named, f)}"
         for f in fields
-        if getattr(found, f) != getattr(named, f)
+        if hasattr(named, f) and getattr(found, f, None) != getattr(named, f)
     ]
     if wrong:
         raise WeightsError(f"{name} does not hold a {model}: {', '.join(wrong)}")
 
 
-def _build(tensors: Mapping[str, Tensor], form: Format, config: ViTConfig, name: str) -> ViT:
+def _build(tensors: Mapping[str, Tensor], form: Format, config: ModelConfig, name: str) -> Network:
     with torch.device("meta"):
-        model = ViT(config)
+        model = build(config)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     state = read_tensors(tensors, form.rules(config), expected, name)
     model.load_state_dict({key: value.float() for key, value in state.items()}, strict=True, assign=True)
     return model.requires_grad_(True).eval()
 
 
-@torch.no_grad()
-def resized(model: ViT, image_size: tuple[int, int], classes: int | None, form: Format) -> ViT:
-    """The same network for another image size or number of classes."""
-    old, classes = model.config, model.config.classes if classes is None else classes
-    if (image_size, classes) == (old.image_size, old.classes):
-        return model
-    try:
-        config = ViTConfig(**{**old.model_dump(), "image_size": image_size, "classes": classes})
-    except ValidationError as error:
-        raise config_error(error, "model") from error
-    state = model.state_dict()
-    state["position_embedding"] = resample_positions(
-        state["position_embedding"], old.grid, config.grid, prefix=old.prefix, rule=form.position_rule
-    )
-    new = ViT(config)
-    if classes != old.classes:
-        state |= {key: value for key, value in new.state_dict().items() if key.startswith("head.")}
-        if not classes:
-            state = {key: value for key, value in state.items() if not key.startswith("head.")}
-    new.load_state_dict(state, strict=True)
-    return new.eval()
-
-
-def _preprocess(stored: Stored, form: Format, config: ViTConfig) -> Preprocess:
+def _preprocess(stored: Stored, form: Format, config: ModelConfig) -> Preprocess:
     if stored.preprocess is not None:
         return stored.preprocess
-    if stored.description is None:
+    if stored.description is None or form.read_description is None:
         return form.preprocess(config.image_size)
     try:
-        return read_preprocess(stored.description, config.image_size)
+        return form.read_description(stored.description, config.image_size)
     except ValidationError as error:
-        raise WeightsError(
-            f"config.json has an unusable pretrained_cfg: {config_error(error, 'pretrained_cfg')}"
-        ) from error
+        raise WeightsError(f"config.json is not usable: {config_error(error, 'pretrained_cfg')}") from error
 
 
-def _labels(stored: Stored, form: Format, config: ViTConfig) -> LabelSet | None:
+def _labels(stored: Stored, form: Format, config: ModelConfig) -> LabelSet | None:
     """Stored names; else ImageNet's, where the source says so: published .npz heads of 1,000 classes are ImageNet's in
     the order of the WordNet ids, and timm tags such weights `in1k`."""
     if stored.labels is not None:
         return stored.labels
     tag = str(((stored.description or {}).get("pretrained_cfg") or {}).get("tag", ""))
-    if config.classes == 1000 and (form.name.startswith("npz") or "in1k" in tag):
+    if config.classes == 1000 and (form.name in ("npz", "npz-linen", "big_vision") or "in1k" in tag):
         return imagenet_labels()
     return None
 

@@ -4,16 +4,17 @@ Every key of the file and every tensor of the model is accounted for: what is un
 one error that names all of it, in the file's own words.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from vitrail.config import Preprocess, ViTConfig
+from vitrail.config import Preprocess
 from vitrail.errors import WeightsError
-from vitrail.ops.grid import PositionRule
+from vitrail.models.catalog import ModelConfig
 
 Tensors: TypeAlias = Mapping[str, Tensor]
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -36,9 +37,9 @@ class Rule:
 class Hints:
     """What is known beside the tensors: the model named by the user, the image size asked for, a config.json."""
 
-    model: ViTConfig | None = None
+    model: ModelConfig | None = None
     image_size: tuple[int, int] | None = None
-    description: Mapping[str, object] | None = None
+    description: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,13 @@ class Format:
     name: str
     markers: tuple[str, ...]
     absent: tuple[str, ...]
-    infer: Callable[[Shapes, Hints], ViTConfig]  # the architecture, from shapes and hints
-    rules: Callable[[ViTConfig], list[Rule]]
-    position_rule: PositionRule  # how its own library resamples positions
+    infer: Callable[[Shapes, Hints], ModelConfig]  # the architecture, from shapes and hints
+    rules: Callable[[Any], list[Rule]]
     preprocess: Callable[[tuple[int, int]], Preprocess]  # its own library's evaluation, where nothing is stored
+    prepare: Callable[[Tensors], Tensors] = dict  # to the keys of `rules`: strips a prefix, unstacks layers
+    passengers: tuple[str, ...] = ()  # keys (regular expressions) that classification does not use; they survive
+    describe: Callable[[Any, Preprocess], dict[str, Any] | None] | None = None  # its library's config.json
+    read_description: Callable[[Mapping[str, Any], tuple[int, int]], Preprocess] | None = None  # and back
 
 
 def same(ours: str, theirs: str) -> Rule:
@@ -107,3 +111,18 @@ def file_grid(patches: int, patch: tuple[int, int], *sizes: tuple[int, int] | No
     if side * side != patches:
         raise WeightsError(f"the file's {patches} positions are not a square grid; say the image size (rows, cols)")
     return side, side
+
+
+def shape_of(shapes: Shapes, pattern: str, rank: int) -> tuple[int, ...]:
+    """The shape of the first key that fits the regular expression, which must have this rank. WeightsError."""
+    for key, shape in shapes.items():
+        if re.fullmatch(pattern, key):
+            if len(shape) != rank:
+                raise WeightsError(f"{key} should have {rank} axes, found the shape {shape}")
+            return shape
+    raise WeightsError(f"the file has no key of the form {pattern.replace(chr(92) + 'd+', 'N').replace(chr(92), '')}")
+
+
+def count_of(shapes: Shapes, pattern: str) -> int:
+    """One more than the largest number that the regular expression's group finds in a key; 0 where it finds none."""
+    return max((int(m[1]) + 1 for key in shapes if (m := re.match(pattern, key))), default=0)

@@ -6,6 +6,7 @@ from typing import Any
 
 from vitrail.config import Preprocess, ViTConfig
 from vitrail.errors import WeightsError, close_matches
+from vitrail.models.catalog import ModelConfig
 from vitrail.weights.rename import Format, Hints, Rule, Shapes, file_grid, same
 
 _HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16}
@@ -15,7 +16,7 @@ _GELUS = {"exact": "gelu", "tanh": "gelu_tanh"}
 
 def _rules(config: ViTConfig) -> list[Rule]:
     rules = [*_layer("patch_embedding", "patch_embed.proj"), same("position_embedding", "pos_embed")]
-    if config.pool == "token":
+    if config.class_token:
         rules.append(same("class_token", "cls_token"))
     for i in range(config.depth):
         ours = theirs = f"blocks.{i}"
@@ -63,6 +64,7 @@ def _infer(shapes: Shapes, hints: Hints) -> ViTConfig:
         pre_logits=None if pre_logits is None else pre_logits[0],
         gelu="tanh" if options.get("act_layer") == "gelu_tanh" else "exact",
         qkv_bias="blocks.0.attn.qkv.bias" in shapes,
+        position_rule="timm",
     )
 
 
@@ -125,7 +127,7 @@ def describe(config: ViTConfig, preprocess: Preprocess) -> dict[str, Any] | None
 
     `num_classes` stays out of model_args: with it transformers cannot load the folder.
     """
-    if config.pre_logits or config.norm_eps != 1e-6:
+    if config.pre_logits or config.norm_eps != 1e-6 or config.stem is not None or config.gelu not in _GELUS:
         return None
     sizes = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
     patch = config.patch_size[0] if config.patch_size[0] == config.patch_size[1] else list(config.patch_size)
@@ -153,7 +155,7 @@ def describe(config: ViTConfig, preprocess: Preprocess) -> dict[str, Any] | None
     }  # fmt: skip
 
 
-def pretrained_cfg(config: ViTConfig, preprocess: Preprocess) -> dict[str, Any]:
+def pretrained_cfg(config: ModelConfig, preprocess: Preprocess) -> dict[str, Any]:
     """The part of config.json that timm's transforms read."""
     return {
         "input_size": [config.channels, *preprocess.size],
@@ -192,6 +194,7 @@ TIMM = Format(
     absent=("dist_token",),
     infer=_infer,
     rules=_rules,
-    position_rule="timm",
     preprocess=lambda size: Preprocess(size=size),
+    describe=describe,
+    read_description=read_preprocess,
 )
