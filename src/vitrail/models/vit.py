@@ -98,15 +98,12 @@ class ViT(nn.Module):
         rows, positions = self.config.position_rows, self.positions(x)
         if positions is not None:
             x = x + positions[:, rows:]
-        heading = [token for token in (self.class_token, self.distillation_token) if token is not None]
-        if heading:
-            tokens = torch.cat(heading, dim=1)
-            tokens = tokens + positions[:, :rows] if positions is not None and rows else tokens
-            heading = [tokens.expand(len(x), -1, -1)]
-        if self.registers is not None:
-            heading.append(self.registers.expand(len(x), -1, -1))
-        x = self.dropout(torch.cat([*heading, x], dim=1))  # B T D
-        return self.norm_before(self.drop_patches(x))
+        parts: list[Tensor] = [token for token in (self.class_token, self.distillation_token) if token is not None]
+        if positions is not None and rows:
+            parts = [torch.cat(parts, dim=1) + positions[:, :rows]]
+        parts += [] if self.registers is None else [self.registers]
+        x = torch.cat([*(token.expand(len(x), -1, -1) for token in parts), x], dim=1)  # B T D
+        return self.norm_before(self.drop_patches(self.dropout(x)))
 
     def patches(self, images: Images) -> Float[Tensor, "B P D"]:
         """The embedded patches of the images, or of the stem's feature map."""

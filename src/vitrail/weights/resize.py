@@ -23,7 +23,7 @@ def resized(
     """The model with what is not None changed: positions resampled by the config's rule, the patch embedding by the
     pseudo-inverse (FlexiViT), channels averaged, and a new zero head where the classes differ. ConfigError."""
     asked = {"image_size": image_size, "patch_size": patch_size, "channels": channels, "classes": classes}
-    changes = {k: v for k, v in asked.items() if v is not None and v != getattr(model.config, k, None)}
+    changes: dict[str, object] = {k: v for k, v in asked.items() if v is not None and v != getattr(model.config, k, None)}
     if not changes:
         return model
     old = model.config

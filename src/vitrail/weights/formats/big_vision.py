@@ -1,6 +1,8 @@
 """big_vision's `.npz` (google-research/big_vision, models/vit.py): positions without a class row, learned or sincos2d;
 heads token, gap or map; layers one by one or stacked by scan; `params/` or `params/img/` before every key."""
 
+from torch import Tensor
+
 from vitrail.config import Preprocess, ViTConfig
 from vitrail.errors import WeightsError
 from vitrail.weights.flax import attention, conv, dense, norm
@@ -77,7 +79,7 @@ def _prepare(tensors: Tensors) -> Tensors:
         if f"{prefix}embedding/kernel" in tensors:
             tensors = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
             break
-    plain = {}
+    plain: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         if key.startswith(_STACKED):
             rest = key.removeprefix(_STACKED)
