@@ -105,14 +105,20 @@ class ViTConfig(Config):
     stochastic_depth: Rate = 0.0  # of the last block; grows linearly from 0 at the first
     patch_dropout: Rate = 0.0  # share of the patches left out while training
     initialisation: Literal["paper", "normal"] = "paper"  # normal: truncated, standard deviation 0.02 (timm, DeiT)
+    position_std: Annotated[float, Field(gt=0.0)] = 0.02  # initial value only; 1 where the grid is tiny (see recipes.py)
     head_bias: float = 0.0  # initial value only; -10 for sigmoid pre-training on ImageNet-21k
 
     @model_validator(mode="before")
     @classmethod
-    def _class_token_by_pool(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "class_token" not in values:
-            return {**values, "class_token": values.get("pool", "token") in ("token", "token_gap")}
-        return values
+    def _fill_in(cls, values: Any) -> Any:
+        """The class token where the pool needs one, and a stem that takes the model's images."""
+        if not isinstance(values, dict):
+            return values
+        filled = {"class_token": values.get("pool", "token") in ("token", "token_gap"), **values}
+        if filled.get("stem") is not None:
+            shared = {key: filled[key] for key in ("image_size", "channels") if key in filled}
+            filled["stem"] = {**dict(filled["stem"]), **shared}
+        return filled
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -30,13 +30,12 @@ def evaluate(
     Classes of the data are matched to those of the model by name, never by place.
     """
     from vitrail.cli.progress import counting
-    from vitrail.data.sources import open_dataset
     from vitrail.evaluate import evaluate as run
-    from vitrail.evaluate import picture_mistakes, render
+    from vitrail.evaluate import open_as_trained, picture_mistakes, render
     from vitrail.inference import load
 
     classifier = load(model_source, model=model)
-    images = open_dataset(data)
+    images = open_as_trained(data, classifier.record)
     with counting("evaluate") as notify:
         report = run(classifier, images, split=split, notify=notify)
     if json is not None:

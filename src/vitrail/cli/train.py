@@ -26,7 +26,7 @@ def train(
         str | None, Parameter(help="How to train; by default finetune with --weights, scratch_small without.")
     ] = None,
     out: Annotated[
-        str | None, Parameter(metavar="RUN", help="The run folder; by default runs/ and the name of the data.")
+        str | None, Parameter(metavar="RUN", help="The run folder; by default runs/DATA-RECIPE-seedN.")
     ] = None,
     seed: Annotated[Whole, Parameter(help="Seed of everything random.")] = 0,
     set_: Annotated[

@@ -11,11 +11,12 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
 from vitrail.config import AugmentConfig
-from vitrail.data.preprocess import resize
+from vitrail.data.preprocess import Fitted, resize
 from vitrail.errors import MissingExtra
 from vitrail.types import Pixels
 
@@ -35,9 +36,15 @@ class Box:
     width: int
 
 
+def check_extras(config: AugmentConfig) -> None:
+    """Raises MissingExtra where the config needs a package that is not installed: before the run, not in a worker."""
+    if config.randaugment_layers:
+        _rand_augment_transform(config.randaugment_layers, config.randaugment_magnitude)
+
+
 def augment(
     pixels: Pixels, size: tuple[int, int], config: AugmentConfig, seed: int, interpolation: str = "bicubic"
-) -> Pixels:
+) -> Fitted:
     """One image cropped and resized to (rows, cols) = size and varied as the config says; uint8 in and out.
 
     Rotation and shift leave black corners. Needs torchvision for RandAugment only (MissingExtra).
@@ -87,7 +94,7 @@ def warp(
     angle: float,
     shift: tuple[float, float],
     interpolation: str,
-) -> Pixels:
+) -> Fitted:
     """The box resized to `size`, mirrored, turned by `angle` degrees (counter-clockwise) and shifted (down, across).
 
     Shifts are shares of the target's sides. Black comes in where the image ends.
@@ -95,8 +102,8 @@ def warp(
     if box.height > size[0] or box.width > size[1]:
         pixels = resize(_cut(pixels, box), size, interpolation)
         box = Box(0, 0, *size)
-    theta = torch.tensor([_inverse(pixels.shape[1:], box, size, flip, angle, shift)])
-    grid = functional.affine_grid(theta, [1, 3, *size], align_corners=False)
+    matrix = torch.tensor(_inverse((pixels.shape[1], pixels.shape[2]), box, size, flip, angle, shift))
+    grid = (_points(*size) @ matrix).view(1, *size, 2)
     image = functional.grid_sample(
         pixels[None].float(), grid, mode=interpolation, padding_mode="zeros", align_corners=False
     )
@@ -123,14 +130,14 @@ def _cut(pixels: Tensor, box: Box) -> Tensor:
 
 
 def _inverse(
-    source: tuple[int, ...],
+    source: tuple[int, int],
     box: Box,
     size: tuple[int, int],
     flip: bool,
     angle: float,
     shift: tuple[float, float],
 ) -> list[list[float]]:
-    """2 x 3 matrix from target to source coordinates, both x (cols) then y (rows) in -1..1 as affine_grid wants them.
+    """3 x 2 matrix from target points (x, y, 1) to source points (x, y), both -1..1 across the image (grid_sample).
 
     A target point is unshifted, turned back about the centre in square pixels, mirrored, then placed in the box.
     """
@@ -143,9 +150,19 @@ def _inverse(
     stretch_x, stretch_y = box.width / cols * (-1 if flip else 1), box.height / rows
     centre_x, centre_y = (2 * box.left + box.width) / cols - 1, (2 * box.top + box.height) / rows - 1
     return [
-        [stretch_x * x[0], stretch_x * x[1], stretch_x * x[2] + centre_x],
-        [stretch_y * y[0], stretch_y * y[1], stretch_y * y[2] + centre_y],
+        [stretch_x * x[0], stretch_y * y[0]],
+        [stretch_x * x[1], stretch_y * y[1]],
+        [stretch_x * x[2] + centre_x, stretch_y * y[2] + centre_y],
     ]
+
+
+@lru_cache(maxsize=8)
+def _points(rows: int, cols: int) -> Float[Tensor, "HW 3"]:
+    """(x, y, 1) of every pixel's centre, row by row; -1..1 across the image."""
+    y, x = torch.meshgrid(
+        (torch.arange(rows) * 2 + 1) / rows - 1, (torch.arange(cols) * 2 + 1) / cols - 1, indexing="ij"
+    )
+    return torch.stack([x, y, torch.ones_like(x)], dim=-1).view(-1, 3)
 
 
 def _rand_augment(pixels: Pixels, config: AugmentConfig, seed: int) -> Pixels:

@@ -1,7 +1,8 @@
 """Batches: the seeded, endless stream for training, and the exact pass for evaluation.
 
 A worker process makes whole batches, each a pure function of its number, so neither the count of workers nor where a
-run resumes changes one bit. Pixels cross from worker to parent as uint8, a quarter of the size, and become floats there.
+run resumes changes one bit. Pixels cross from worker to parent as uint8, a quarter of the size, and become floats
+there.
 """
 
 import os
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vitrail.config import AugmentConfig, DataConfig, Preprocess
-from vitrail.data.augment import augment
+from vitrail.data.augment import augment, check_extras
 from vitrail.data.decode import decode, dimensions
 from vitrail.data.mix import mix
 from vitrail.data.preprocess import fit, to_model
@@ -53,6 +54,7 @@ class TrainLoader:
     ) -> None:
         if len(source) == 0:
             raise DataError("there are no images to train on")
+        check_extras(augment)
         self.source, self.preprocess, self.augment, self.data, self.seed = source, preprocess, augment, data, seed
         self.workers = worker_count(source, data.workers)
         self.broken: dict[str, str] = {}  # id -> reason, of the images met so far
@@ -214,8 +216,9 @@ def _run(make: Any, numbers: Sequence[int], workers: int) -> Iterator[_Part]:
     if not workers:
         yield from (make[number] for number in numbers)
         return
-    loader: DataLoader[_Part] = DataLoader(
-        make,
+    guarded: Any = _Guarded(make)
+    loader: DataLoader[_Part | DataError] = DataLoader(
+        guarded,
         sampler=numbers,
         batch_size=None,
         num_workers=min(workers, max(1, len(numbers))),
@@ -227,7 +230,24 @@ def _run(make: Any, numbers: Sequence[int], workers: int) -> Iterator[_Part]:
     with warnings.catch_warnings():  # Python 3.12 warns of every fork in a process with threads
         warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
         parts = iter(loader)
-    yield from parts
+    for part in parts:
+        if isinstance(part, DataError):
+            raise part
+        yield part
+
+
+class _Guarded:
+    """Hands a DataError over as a value: raised in a worker, its sentence would come back as a page of traceback."""
+
+    def __init__(self, make: Any) -> None:
+        self.make = make
+
+    def __getitem__(self, number: int) -> _Part | DataError:
+        try:
+            part: _Part = self.make[number]
+        except DataError as error:
+            return DataError(str(error))
+        return part
 
 
 def _as_it_is(part: Any) -> Any:

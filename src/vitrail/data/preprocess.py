@@ -5,7 +5,7 @@ runs on uint8, so a model sees the same pixels wherever it runs. Order and round
 """
 
 import math
-from typing import cast
+from typing import TypeAlias, cast
 
 import torch
 from jaxtyping import Float, UInt8
@@ -15,15 +15,17 @@ from torch.nn import functional
 from vitrail.config import Preprocess
 from vitrail.types import Pixels
 
+Fitted: TypeAlias = UInt8[Tensor, "3 rows cols"]  # one RGB image after its size has changed
+
 _LONGEST = 64  # an image longer than this many times its shorter side is cut to its middle before it is resized
 
 
-def preprocess(pixels: Pixels, config: Preprocess) -> Float[Tensor, "3 H W"]:
+def preprocess(pixels: Pixels, config: Preprocess) -> Float[Tensor, "3 rows cols"]:
     """One image as the model wants it: `fit` to config.size (rows, cols), then `to_model`."""
     return to_model(fit(pixels, config), config)
 
 
-def fit(pixels: Pixels, config: Preprocess) -> Pixels:
+def fit(pixels: Pixels, config: Preprocess) -> Fitted:
     """Resize and crop one image to config.size (rows, cols), still uint8.
 
     `squash` resizes both sides straight to the size. `shortest` keeps the shape of the image: it is resized to cover
@@ -60,7 +62,7 @@ def covering_size(size: tuple[int, int], cover: tuple[int, int]) -> tuple[int, i
     return max(1, round(rows / ratio)), max(1, round(cols / ratio))
 
 
-def resize(pixels: Pixels, size: tuple[int, int], interpolation: str, antialias: bool = True) -> Pixels:
+def resize(pixels: Pixels, size: tuple[int, int], interpolation: str, antialias: bool = True) -> Fitted:
     """One uint8 image resized to (rows, cols); "nearest" never antialiases."""
     if _size(pixels) == size:
         return pixels
@@ -78,7 +80,7 @@ def resize(pixels: Pixels, size: tuple[int, int], interpolation: str, antialias:
     return image.clamp_(0, 255).round_().to(torch.uint8)[0]
 
 
-def centre_crop(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+def centre_crop(pixels: Pixels, size: tuple[int, int]) -> Fitted:
     """The middle (rows, cols) of an image; an image smaller than that is padded with black on all sides first."""
     (rows, cols), (height, width) = size, _size(pixels)
     if height < rows or width < cols:
@@ -89,7 +91,7 @@ def centre_crop(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     return pixels[:, top : top + rows, left : left + cols]
 
 
-def _middle(pixels: Pixels) -> Pixels:
+def _middle(pixels: Pixels) -> Fitted:
     """Bound the work on a sliver: resized to cover the model's input, a 1 x 100,000 image would take gigabytes.
 
     The centre crop keeps far less than what is left here, so no pixel that it shows is lost.

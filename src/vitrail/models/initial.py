@@ -18,9 +18,16 @@ if TYPE_CHECKING:
 @torch.no_grad()
 def initialise(model: "ViT", generator: torch.Generator | None = None) -> None:
     """Draw all weights of a Vision Transformer anew."""
-    paper = model.config.initialisation == "paper"
-    if model.stem is not None:
-        initialise_resnet(model.stem, generator)
+    config, paper = model.config, model.config.initialisation == "paper"
+    _dense(model.patch_embedding, generator, paper)
+    if model.class_token is not None and not paper:
+        nn.init.normal_(model.class_token, std=0.02, generator=generator)
+    elif model.class_token is not None:
+        nn.init.zeros_(model.class_token)
+    tokens = {model.position_embedding: config.position_std, model.distillation_token: 0.02, model.registers: 0.02}
+    for token, std in tokens.items():
+        if token is not None:
+            nn.init.normal_(token, std=std, generator=generator)
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             module.reset_parameters()
@@ -30,19 +37,15 @@ def initialise(model: "ViT", generator: torch.Generator | None = None) -> None:
             _attention(module, generator, paper)
         elif isinstance(module, MLP):
             _mlp(module, generator, paper)
-    _dense(model.patch_embedding, generator, paper)
     if model.pre_logits is not None:
         _dense(model.pre_logits, generator, paper)
-    for token in (model.class_token, model.distillation_token, model.registers, model.position_embedding):
-        if token is not None:
-            nn.init.normal_(token, std=0.02, generator=generator)
-    if paper and model.class_token is not None:
-        nn.init.zeros_(model.class_token)
     if model.attention_pool is not None:
         nn.init.xavier_uniform_(model.attention_pool.probe[0], generator=generator)
+    if model.stem is not None:
+        initialise_resnet(model.stem, generator)
     for head in (model.head, model.distillation_head):
         if head is not None:
-            _head(head, model.config.head_bias)
+            _head(head, config.head_bias)
 
 
 @torch.no_grad()

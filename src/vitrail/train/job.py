@@ -1,0 +1,113 @@
+"""Everything a run will do, decided and checked before its first step."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitrail import __version__
+from vitrail.config import DataConfig, Recipe
+from vitrail.data.sources import Dataset, open_dataset
+from vitrail.errors import ConfigError, UnknownName
+from vitrail.models.catalog import find_model
+from vitrail.train.folder import IDENTITY, open_run
+from vitrail.train.loop import Precision, find_precision
+from vitrail.train.progress import Progress
+from vitrail.train.recipes import RECIPES, summarise
+from vitrail.train.settings import change, parse_changes, total_steps
+from vitrail.train.start import Start, find_start
+
+Notify = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything decided before the first step."""
+
+    dataset: Dataset
+    recipe: Recipe
+    start: Start | None
+    folder: Path
+    steps: int
+    precision: Precision
+    device: torch.device
+    run: dict[str, Any]  # run.json
+    notify: Notify
+
+    @property
+    def n_train(self) -> int:
+        """Images that are trained on."""
+        return len(self.dataset.split("train"))
+
+    def epoch(self, step: int) -> float:
+        """Passes over the training images that are done after `step` steps."""
+        return step * self.recipe.data.batch_size / self.n_train
+
+
+def decide(
+    data: str | Path,
+    model: str | None,
+    weights: str | Path | None,
+    recipe: str | None,
+    out: str | Path | None,
+    seed: int,
+    overrides: Sequence[str],
+    notify: Notify,
+) -> Job:
+    """Resolve what the user asked for (see `run.train`) into a Job, and open its run folder."""
+    name = recipe or ("finetune" if weights else "scratch_small")
+    if name not in RECIPES:
+        raise UnknownName("recipe", name, RECIPES)
+    if name == "scratch_small" and weights:
+        raise ConfigError("the recipe scratch_small starts from random weights: leave out --weights, or use finetune")
+    changes = parse_changes(overrides)
+    dataset = open_dataset(data, val_share=_val_share(changes))
+    dataset.validation  # noqa: B018  # without held-out images a run could only end in an error
+    start = find_start(weights, model, dataset.classes) if weights else None
+    base = start.model.config if start else find_model(model) if model else None
+    summary = summarise(dataset)
+    chosen = RECIPES[name](summary, base, start.preprocess if start else None)
+    chosen = change(chosen, {"seed": seed, **changes}, n_train=summary.n_train, from_weights=start is not None)
+    if start and weights and chosen.model.image_size != start.model.config.image_size:
+        start = find_start(weights, model, dataset.classes, chosen.model.image_size)
+    folder = Path(out) if out else Path("runs") / f"{dataset.name}-{name}-seed{chosen.seed}"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    run = describe(dataset, chosen, start, find_precision(chosen.precision, device), device)
+    run = open_run(folder, run)
+    steps = total_steps(chosen, summary.n_train)
+    return Job(dataset, chosen, start, folder, steps, run["precision"], device, run, notify)
+
+
+def describe(
+    dataset: Dataset, recipe: Recipe, start: Start | None, precision: Precision, device: torch.device
+) -> dict[str, Any]:
+    """run.json as it is when a run begins. The identity leaves out what cannot change the result."""
+    settings = recipe.model_dump(mode="json", exclude={"expected": True, "data": {"workers"}})
+    return {
+        "version": 1,
+        IDENTITY: {"recipe": settings, "data": dataset.fingerprint, "weights": start.sha256 if start else None},
+        "recipe": recipe.model_dump(mode="json"),
+        "data": {
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "splits": {name: len(source) for name, source in dataset.splits.items()},
+            "declared": dataset.declared,
+            "val_share": recipe.data.val_share,
+            "classes": len(dataset.classes),
+        },
+        "started_from": start.source if start else None,
+        "seed": recipe.seed,
+        "precision": precision,  # a run that continues keeps it
+        "device": str(device),
+        "versions": {"vitrail": __version__, "torch": str(torch.__version__)},
+    }
+
+
+def _val_share(changes: Mapping[str, Any]) -> float:
+    share = changes.get("data.val_share", DataConfig().val_share)
+    if isinstance(share, int | float) and 0 < share < 1:
+        return float(share)
+    raise ConfigError(f"data.val_share: should be greater than 0 and less than 1, found {json.dumps(share)}")

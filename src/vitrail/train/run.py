@@ -1,0 +1,256 @@
+"""`train`: from images to a run folder with a trained, measured model. See folder.py for what lies in it.
+
+What makes a run continue bit for bit: the order and the variation of the images and everything drawn inside a step are
+pure functions of (seed, step); a checkpoint holds the rest.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vitrail.data.loader import TrainLoader
+from vitrail.evaluate import evaluate, picture_mistakes, render
+from vitrail.inference import Classifier
+from vitrail.models.cost import parameters
+from vitrail.report import Report, write_text
+from vitrail.train.folder import CHECKPOINTS, MODEL, Metrics, finish_run
+from vitrail.train.job import Job, Notify, decide
+from vitrail.train.loop import Step, train_steps
+from vitrail.train.optim import make_optimizer
+from vitrail.train.progress import Progress, duration, print_line
+from vitrail.train.settings import evaluation_steps
+from vitrail.train.signals import Stopped, stop_signals
+from vitrail.train.start import build_model
+from vitrail.train.state import TrainState, new_average, resume, save_checkpoint
+from vitrail.types import LabelSet
+from vitrail.weights.checkpoint import write_model_folder
+
+SAVE_SECONDS = 120.0  # between checkpoints where evaluations are further apart
+LOGGED = 10_000  # most step rows in metrics.jsonl
+SMOOTHED = 20  # steps over which the shown loss and rate are taken
+SELECTION = "none: the weights of the last step are kept, so no score on held-out images chose them"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its folder, and the evaluation of its model on the held-out images."""
+
+    folder: Path
+    report: Report
+
+
+class Stop(Exception):
+    """A signal asked the run to stop; raised between two steps only, where the state can be saved."""
+
+
+@dataclass
+class Pace:
+    """What the progress shows (loss and rate over the last steps) and what the next sitting must know: the time the
+    run has taken and the images it could not read."""
+
+    seconds: float = 0.0  # of earlier sittings
+    began: float = field(default_factory=time.monotonic)
+    losses: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    top1: float | None = None
+    broken: dict[str, str] = field(default_factory=dict)  # id -> reason
+
+    def add(self, loss: float, seconds: float) -> None:
+        if math.isfinite(loss):
+            self.losses = [*self.losses[1 - SMOOTHED :], loss]
+        self.times = [*self.times[1 - SMOOTHED :], seconds]
+
+    @property
+    def total(self) -> float:
+        """Seconds of all sittings."""
+        return self.seconds + time.monotonic() - self.began
+
+
+def train(
+    data: str | Path,
+    *,
+    model: str | None = None,
+    weights: str | Path | None = None,
+    recipe: str | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    notify: Notify = print_line,
+) -> RunResult:
+    """Train a Vision Transformer on the images of `data`, measure it on held-out ones, and keep both in `out`.
+
+    `data`: what `open_dataset` takes. `weights`: a source to start from, else random weights. `model`: an architecture
+    by name. `recipe`: a row of RECIPES; `finetune` with weights and `scratch_small` without, where none is named.
+    `out`: runs/DATA-RECIPE-seedSEED where it is None. `overrides`: `field=value` changes of the recipe.
+
+    The same call continues a run that was stopped, bit for bit on the same processor. Ctrl-C (and SIGTERM) ends the
+    step, saves, and raises KeyboardInterrupt (SystemExit 143). The weights of the last step are kept, averaged ones
+    where the recipe averages: nothing is selected on the held-out images.
+    Raises a UserError for what the user can mend: ConfigError, UnknownName, DataError, WeightsError, StorageError.
+    """
+    job = decide(data, model, weights, recipe, out, seed, overrides, notify)
+    state, metrics = new_state(job), Metrics(job.folder)
+    record = resume(job.folder / CHECKPOINTS, state, lambda text: notify(Progress("message", text=text)))
+    metrics.truncate(state.step)
+    pace = Pace(seconds=record["seconds"], broken=record["broken"]) if record else Pace()
+    notify(Progress("start", state.step, job.steps, epochs=job.recipe.epochs, text=opening(job, state)))
+    with stop_signals() as stopped:
+        fit(job, state, metrics, pace, stopped)
+    return finish(job, state, metrics, pace)
+
+
+def new_state(job: Job) -> TrainState:
+    """Model, optimiser and averaged weights at step 0."""
+    model = build_model(job.recipe, job.start).to(job.device)
+    optim = job.recipe.optim
+    return TrainState(
+        model, make_optimizer(model, model.config.depth, optim), new_average(model) if optim.ema else None
+    )
+
+
+def fit(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stopped) -> None:
+    """Train from `state.step` to the last step; between steps it logs, evaluates and saves."""
+    recipe = job.recipe
+    loader = TrainLoader(job.dataset.split("train"), recipe.preprocess, recipe.augment, recipe.data, recipe.seed)
+    loader.broken.update(pace.broken)
+    due = evaluation_steps(recipe, job.n_train) - {job.steps}  # after the last step comes the final evaluation
+    try:
+        if state.step in due - metrics.scored:  # stopped during that evaluation
+            score(job, state, metrics, pace, stopped)
+        batches = loader.batches(state.step, job.steps)
+        saved = mark = time.monotonic()
+        for step in train_steps(state, batches, job.steps, recipe.optim, recipe.seed, job.precision):
+            pace.add(step.loss, time.monotonic() - mark)
+            pace.broken = loader.broken
+            log(job, step, metrics, pace)
+            if stopped():
+                raise Stop
+            if step.step in due:
+                score(job, state, metrics, pace, stopped)
+            if step.step in due or step.step == job.steps or time.monotonic() - saved > SAVE_SECONDS:
+                save(job, state, pace)
+                saved = time.monotonic()
+            mark = time.monotonic()
+    except Stop:
+        save(job, state, pace)
+        text = f"Stopped after step {state.step} of {job.steps}; saved in {job.folder}. The same command continues."
+        job.notify(Progress("stopped", state.step, job.steps, text=text))
+        if stopped() == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM) from None
+        raise KeyboardInterrupt from None
+
+
+def save(job: Job, state: TrainState, pace: Pace) -> None:
+    """Publish a checkpoint."""
+    save_checkpoint(job.folder / CHECKPOINTS, state, {"seconds": pace.total, "broken": pace.broken})
+
+
+def log(job: Job, step: Step, metrics: Metrics, pace: Pace) -> None:
+    """One row of metrics.jsonl (every row, up to 10,000 a run) and one piece of news about a step."""
+    epoch = job.epoch(step.step)
+    if step.step % math.ceil(job.steps / LOGGED) == 0 or step.step == job.steps or step.skipped:
+        row = {"step": step.step, "epoch": round(epoch, 6), "lr": step.lr, "seconds": round(pace.total, 3)}
+        values = {"loss": step.loss, "gradient_norm": step.gradient_norm}
+        metrics.append({**row, **({"skipped": True} if step.skipped else values)})
+    per_step = sum(pace.times) / len(pace.times)
+    job.notify(
+        Progress(
+            "step",
+            step.step,
+            job.steps,
+            epoch,
+            job.recipe.epochs,
+            loss=sum(pace.losses) / len(pace.losses) if pace.losses else None,
+            lr=step.lr,
+            images_per_second=step.images / per_step,
+            eta_seconds=(job.steps - step.step) * per_step,
+            top1=pace.top1,
+        )
+    )
+
+
+def score(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stopped) -> Report:
+    """Evaluate on the images that training watches, and log it. Raises Stop where a signal asks for it."""
+    epoch = job.epoch(state.step)
+    job.notify(Progress("evaluating", state.step, job.steps, epoch, job.recipe.epochs, top1=pace.top1))
+    report = measure(job, state, job.dataset.validation, stopped)
+    pace.top1 = report.top1
+    if state.step not in metrics.scored:  # it is where a run was killed while it finished
+        row = {"step": state.step, "epoch": round(epoch, 6), "val_top1": report.top1, "val_nll": report.nll}
+        metrics.append({**row, "val_images": report.images, "seconds": round(pace.total, 3)})
+    job.notify(Progress("epoch", state.step, job.steps, epoch, job.recipe.epochs, top1=report.top1))
+    return report
+
+
+def measure(job: Job, state: TrainState, split: str, stopped: Stopped) -> Report:
+    """The report on one split, by the path that every user of the model takes."""
+
+    def check(done: int, total: int) -> None:
+        if stopped():
+            raise Stop
+
+    record = model_record(job, state, {})
+    classifier = Classifier(state.result, job.recipe.preprocess, LabelSet(job.dataset.classes), record, job.device)
+    return evaluate(classifier, job.dataset, split=split, workers=job.recipe.data.workers, notify=check)
+
+
+def finish(job: Job, state: TrainState, metrics: Metrics, pace: Pace) -> RunResult:
+    """The final evaluation, and everything that is kept: model folder, evaluation, page, and last the word that the run
+    is finished. What a kill leaves out, the same command makes good."""
+    report = score(job, state, metrics, pace, lambda: None)
+    if job.dataset.held_out != job.dataset.validation:
+        report = measure(job, state, job.dataset.held_out, lambda: None)
+    scores = {name: getattr(report, name) for name in ("top1", "top5", "nll", "ece", "images")}
+    more = {
+        "metrics": {**scores, "split": report.data.split},
+        "steps": state.step,
+        "skipped_steps": state.skipped,
+        "broken_images": dict(sorted(pace.broken.items())),
+        "seconds": round(pace.total, 1),
+    }
+    labels, record = LabelSet(job.dataset.classes), model_record(job, state, more)
+    write_model_folder(job.folder / MODEL, state.result, job.recipe.preprocess, labels, record)
+    report.save(job.folder / "evaluation.json")
+    pictures = picture_mistakes(report, job.dataset)
+    page = render(report, history=metrics.rows(), mistakes=pictures, title=record["name"])
+    write_text(job.folder / "report.html", page)
+    finish_run(job.folder, job.run, more)
+    text = (
+        f"Done in {duration(pace.total)}: {100 * report.top1:.2f} % of {report.images:,} held-out images right "
+        f"({report.data.split}); everything is in {job.folder}."
+    )
+    epochs = job.recipe.epochs
+    job.notify(Progress("done", state.step, job.steps, epochs, epochs, top1=report.top1, text=text))
+    return RunResult(job.folder, report)
+
+
+def model_record(job: Job, state: TrainState, more: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model folder says about where the model comes from."""
+    return {
+        "name": f"{job.dataset.name}, {job.recipe.name}",
+        **{key: job.run[key] for key in ("recipe", "data", "seed", "precision", "versions", "started_from")},
+        "weights_sha256": job.start.sha256 if job.start else None,
+        "licence": job.start.licence if job.start else None,
+        "averaged": state.average is not None,
+        "selection": SELECTION,
+        **more,
+    }
+
+
+def opening(job: Job, state: TrainState) -> str:
+    """What will be trained on what."""
+    recipe, splits = job.recipe, job.run["data"]["splits"]
+    counts = ", ".join(f"{count:,} {name}" for name, count in splits.items())
+    rows, cols = recipe.model.image_size
+    text = (
+        f"{job.dataset.name}: {len(job.dataset.classes)} classes, {counts} images. "
+        f"Training from {job.start.source if job.start else 'scratch'}: {parameters(recipe.model):,} parameters at "
+        f"{rows} x {cols} px, {job.steps:,} steps ({recipe.epochs:g} epochs) in {job.precision}."
+    )
+    if recipe.expected:
+        text += f" Expected: {recipe.expected}."
+    return text + (f" Continuing after step {state.step:,}." if state.step else "")

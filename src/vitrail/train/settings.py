@@ -1,0 +1,146 @@
+"""`field=value` changes to a recipe: found by name, parsed, checked, and kept consistent with each other."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from vitrail.config import Config, Recipe
+from vitrail.errors import ConfigError, close_matches, config_error
+
+FIXED = {  # fields that something else decides, and what
+    "name": "it is the name of the recipe function",
+    "expected": "it belongs to the recipe function",
+    "model.classes": "the data decide it",
+}
+OF_WEIGHTS = ("image_size", "dropout", "stochastic_depth")  # model fields that trained weights leave free
+SIZE, INPUT = "model.image_size", "preprocess.size"  # one fact, stored twice: the model's and the pixels' side of it
+
+
+def field_paths(config: type[Config] = Recipe, prefix: str = "") -> tuple[str, ...]:
+    """Dotted paths of all fields that can be set, such as `optim.lr`."""
+    paths: list[str] = []
+    for name, field in config.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Config):
+            paths += field_paths(inner, f"{prefix}{name}.")
+        else:
+            paths.append(prefix + name)
+    return tuple(path for path in paths if path not in FIXED)
+
+
+def parse_changes(overrides: Iterable[str]) -> dict[str, Any]:
+    """`field=value` texts as path -> value, values read as YAML. The field is a dotted path, or its last part where no
+    other field ends so. Raises ConfigError."""
+    changes: dict[str, Any] = {}
+    for text in overrides:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(f"a setting must be written field=value, found {text!r}")
+        path = find_path(name.strip())
+        if path in changes:
+            raise ConfigError(f"the field {path} is set twice: {changes[path]!r} and {value!r}")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            parsed = value
+        changes[path] = value.strip() if isinstance(parsed, bool) and path not in _switches() else parsed
+    return changes
+
+
+def find_path(name: str) -> str:
+    """The full path of the field called `name`. Raises ConfigError with close matches."""
+    paths = field_paths()
+    if name in paths:
+        return name
+    if name in FIXED:
+        raise ConfigError(f"the field {name} cannot be set: {FIXED[name]}")
+    ends = [path for path in paths if path.endswith("." + name)]
+    if len(ends) == 1:
+        return ends[0]
+    if ends:
+        raise ConfigError(f"the field {name!r} could be {' or '.join(ends)}: write one of them")
+    raise ConfigError(f"a recipe has no field {name!r}{_near(name, paths)}")
+
+
+def change(recipe: Recipe, changes: Mapping[str, Any], *, n_train: int, from_weights: bool) -> Recipe:
+    """The recipe with `changes` made and everything that follows from them: input size and pixel size go together, and
+    the warm-up keeps its share of a run that becomes shorter or longer. Raises ConfigError."""
+    changes = dict(changes)
+    if from_weights:
+        fixed = [p for p in changes if p.startswith("model.") and p.removeprefix("model.") not in OF_WEIGHTS]
+        if fixed:
+            raise ConfigError(
+                f"{', '.join(fixed)} cannot be set: the weights decide it; with weights the model's "
+                f"{', '.join(OF_WEIGHTS)} can be, or train from scratch"
+            )
+    if SIZE in changes and INPUT not in changes:
+        changes[INPUT] = changes[SIZE]
+    if INPUT in changes and SIZE not in changes:
+        changes[SIZE] = changes[INPUT]
+    table = recipe.model_dump(exclude={"expected"} if changes.keys() - {"seed"} else set())  # another run's score
+    for path, value in changes.items():
+        *parents, leaf = path.split(".")
+        inner = table
+        for parent in parents:
+            inner = inner[parent]
+        inner[leaf] = value
+    try:
+        changed = Recipe.model_validate(table)
+    except ValidationError as error:
+        raise config_error(error, "recipe", field_paths()) from error
+    if changed.model.image_size != changed.preprocess.size:
+        raise ConfigError(
+            f"{SIZE} and {INPUT} must be equal, found {changed.model.image_size} and {changed.preprocess.size}"
+        )
+    if "optim.warmup_steps" not in changes:
+        share = recipe.optim.warmup_steps / total_steps(recipe, n_train)
+        warmup = round(share * total_steps(changed, n_train))
+        changed = changed.model_copy(update={"optim": changed.optim.model_copy(update={"warmup_steps": warmup})})
+    return changed
+
+
+def total_steps(recipe: Recipe, n_train: int) -> int:
+    """Steps of the whole run: at least one, every one a full batch of the training stream."""
+    return max(1, round(recipe.epochs * n_train / recipe.data.batch_size))
+
+
+def evaluation_steps(recipe: Recipe, n_train: int) -> set[int]:
+    """Steps after which the held-out split is evaluated: the first with `evaluate_every` more epochs seen, and the
+    last."""
+    steps, images = total_steps(recipe, n_train), recipe.evaluate_every * n_train
+    return {
+        -(-k * images // recipe.data.batch_size) for k in range(1, steps * recipe.data.batch_size // images + 1)
+    } | {steps}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """`field old value, now new value` for every leaf in which two JSON tables differ."""
+    found: list[str] = []
+    for key in [*old, *(k for k in new if k not in old)]:
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key} {_shown(a)}, now {_shown(b)}")
+    return found
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else str(value)
+
+
+def _switches() -> Sequence[str]:
+    """Fields that are true or false; elsewhere YAML's `yes` and `on` are mistakes, not the number one."""
+    return [path for path in field_paths() if path in ("model.qkv_bias", "preprocess.antialias")]
+
+
+def _near(name: str, paths: Sequence[str]) -> str:
+    """Likely corrections by full path and by last part, then the choices."""
+    leaves = {path.rpartition(".")[2]: path for path in paths}
+    near = difflib.get_close_matches(name.casefold().rpartition(".")[2], leaves, n=3, cutoff=0.55)
+    if not near:
+        return close_matches(name, paths, most=len(paths))
+    return f"; did you mean {' or '.join(repr(leaves[leaf]) for leaf in near)}?" + close_matches("", paths, most=100)

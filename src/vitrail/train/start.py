@@ -1,0 +1,51 @@
+"""The model a run starts from: random weights drawn from the seed, or trained ones with a head for the new classes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vitrail.config import Preprocess, Recipe, ViTConfig
+from vitrail.models.vit import ViT
+from vitrail.train.state import state_sha256
+from vitrail.weights.load import load_weights
+
+
+@dataclass(frozen=True)
+class Start:
+    """Trained weights as found, and where they come from."""
+
+    model: ViT
+    preprocess: Preprocess
+    source: str
+    sha256: str  # over all tensors, a new head included
+    licence: str | None
+
+
+def find_start(
+    weights: str | Path, model: str | None, classes: tuple[str, ...], image_size: tuple[int, int] | None = None
+) -> Start:
+    """Trained weights with a head for `classes`: the stored head where it is for the same classes in the same order,
+    else a new one of zeros. Raises WeightsError or UnknownName."""
+    with torch.random.fork_rng(devices=[]):  # building a model draws from the caller's stream
+        loaded = load_weights(weights, model, classes=len(classes), image_size=image_size)
+    head = loaded.model.head
+    same = loaded.labels is not None and loaded.labels.names == classes
+    if head is not None and not same:  # as many classes as before, but others
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+    digest = state_sha256(loaded.model.state_dict())
+    return Start(loaded.model, loaded.preprocess, loaded.source, digest, loaded.licence)
+
+
+def build_model(recipe: Recipe, start: Start | None) -> ViT:
+    """The model at step 0: the start's weights under the recipe's regularisation, or weights drawn from the seed."""
+    config: ViTConfig = recipe.model
+    with torch.random.fork_rng(devices=[]):
+        model = ViT(config)
+    if start is None:
+        model.reset(torch.Generator().manual_seed(recipe.seed))
+    else:
+        model.load_state_dict(start.model.state_dict())
+    return model
