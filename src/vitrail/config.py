@@ -70,6 +70,7 @@ class ViTConfig(Config):
 
     image_size: Size = (224, 224)  # pixels
     patch_size: Size = (16, 16)  # pixels; features of the stem in a hybrid
+    cut_patches: bool = False  # rows and columns short of a last patch are not seen (SigLIP at 384 / 14)
     channels: PositiveInt = 3
     width: PositiveInt = 768
     depth: PositiveInt = 12
@@ -80,6 +81,7 @@ class ViTConfig(Config):
 
     class_token: bool = True  # by default: where the pool needs one
     distillation_token: bool = False  # DeiT: a second token with its own head; the logits are the mean of both heads
+    distillation_head: bool = True  # False: only the class token is read (transformers' DeiTForImageClassification)
     registers: Annotated[int, Field(ge=0)] = 0  # tokens between the class token and the patches (Darcet et al. 2023)
     pool: Literal["token", "gap", "map", "token_gap"] = "token"  # class token | mean | attention | both (DINOv2)
     norm_after_pool: bool = False  # timm's fc_norm; the paper's code normalises before the mean
@@ -88,6 +90,7 @@ class ViTConfig(Config):
 
     position: Literal["learned", "sincos2d", "rope", "none"] = "learned"
     position_prefix: bool = True  # the class and distillation tokens have rows of their own in the position embedding
+    position_registers: bool = False  # and so have the registers (some of timm's models)
     position_rule: PositionRule = "paper"  # how the positions go to another grid
     rope_base: Annotated[float, Field(gt=0.0)] = 100.0
 
@@ -123,18 +126,20 @@ class ViTConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> Self:
         for axis, size, patch in zip(("rows", "cols"), self.image_size, self.patch_pixels, strict=True):
-            if size % patch:
+            if (size % patch and not self.cut_patches) or size < patch:
                 raise ValueError(f"image_size must be a multiple of patch_size: {size} {axis} / {patch}")
         if self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads: {self.width} / {self.heads}")
         if not self.class_token and (self.pool in ("token", "token_gap") or self.distillation_token):
             raise ValueError(f"pool={self.pool!r} and distillation_token need class_token=True")
-        if self.distillation_token and (self.pool != "token" or self.pre_logits):
-            raise ValueError("distillation_token goes with pool='token' and without pre_logits")
+        if self.distillation_token and (self.pool != "token" or (self.pre_logits and self.distillation_head)):
+            raise ValueError("distillation_token goes with pool='token' and, where both heads are read, no pre_logits")
         if self.position in ("rope", "sincos2d") and self.rotary_or_sinusoid_width % 4:
             raise ValueError(
                 f"position={self.position!r} needs a width of heads, or of the model, that is a multiple of 4"
             )
+        if self.position_registers and not self.position_prefix:
+            raise ValueError("position_registers goes with position_prefix=True")
         if self.position == "rope" and self.patch_dropout:
             raise ValueError("patch_dropout does not go with position='rope'")
         if self.stem is not None and (self.stem.image_size, self.stem.channels) != (self.image_size, self.channels):
@@ -162,8 +167,13 @@ class ViTConfig(Config):
 
     @property
     def heading(self) -> int:
-        """Tokens that a head may read: the class token and the distillation token."""
+        """Tokens before the registers: the class token and the distillation token."""
         return int(self.class_token) + int(self.distillation_token)
+
+    @property
+    def distilled(self) -> bool:
+        """Whether the distillation token is read beside the class token."""
+        return self.distillation_token and self.distillation_head
 
     @property
     def prefix(self) -> int:
@@ -177,14 +187,16 @@ class ViTConfig(Config):
     @property
     def position_rows(self) -> int:
         """Rows of the position embedding before those of the patches."""
-        return self.heading if self.position == "learned" and self.position_prefix else 0
+        if self.position != "learned" or not self.position_prefix:
+            return 0
+        return self.heading + (self.registers if self.position_registers else 0)
 
 
 class Preprocess(Config):
     """From decoded pixels to the model's input. It belongs to the weights and is stored with them.
 
-    `shortest`: the shorter side is resized to floor(size / crop), then the centre is cropped; `squash`: both sides
-    are resized straight to `size` (the paper's evaluation).
+    The image is resized to floor(size / crop), then its centre is cropped. `shortest`: it keeps its shape, its shorter
+    side is resized; `squash`: both sides are (the paper's evaluation, without a crop).
     """
 
     size: Size = (224, 224)
@@ -194,6 +206,12 @@ class Preprocess(Config):
     antialias: bool = True
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_crop_of_squashed(cls, values: Any) -> Any:
+        """A squash shows the whole image unless a crop is asked for."""
+        return {"crop": 1.0, **values} if isinstance(values, dict) and values.get("resize") == "squash" else values
 
     @model_validator(mode="after")
     def _check(self) -> "Preprocess":  # not Self: the shape checker cannot read it here

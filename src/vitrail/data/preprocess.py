@@ -28,16 +28,15 @@ def preprocess(pixels: Pixels, config: Preprocess) -> Float[Tensor, "3 rows cols
 def fit(pixels: Pixels, config: Preprocess) -> Fitted:
     """Resize and crop one image to config.size (rows, cols), still uint8.
 
-    `squash` resizes both sides straight to the size. `shortest` keeps the shape of the image: it is resized to cover
-    floor(size / crop), then its centre is cropped (timm, transforms_imagenet_eval with crop_mode "center").
+    Resized to floor(size / crop), then its centre is cropped (timm, transforms_imagenet_eval): `squash` resizes both
+    sides straight to that, `shortest` keeps the shape of the image, which then covers it (timm's crop_mode "center").
     """
     rows, cols = config.size
-    if config.resize == "squash":
-        return resize(pixels, (rows, cols), config.interpolation, config.antialias)
     cover = math.floor(rows / config.crop), math.floor(cols / config.crop)
-    pixels = _middle(pixels)
-    pixels = resize(pixels, covering_size(_size(pixels), cover), config.interpolation, config.antialias)
-    return centre_crop(pixels, (rows, cols))
+    if config.resize == "shortest":
+        pixels = _middle(pixels)
+        cover = covering_size(_size(pixels), cover)
+    return centre_crop(resize(pixels, cover, config.interpolation, config.antialias), (rows, cols))
 
 
 def to_model(pixels: UInt8[Tensor, "*B 3 H W"], config: Preprocess) -> Float[Tensor, "*B 3 H W"]:

@@ -39,10 +39,11 @@ def flops(config: ViTConfig | ResNetConfig, *, all_tokens: bool = True) -> int:
     last = tokens if all_tokens or config.pool != "token" else config.heading
     pool = 0
     if config.pool == "map":
-        pool = 2 * tokens * width * width + 2 * width * width + 2 * tokens * width + 2 * width * config.mlp_dim
+        patches = config.patches
+        pool = 2 * patches * width * width + 2 * width * width + 2 * patches * width + 2 * width * config.mlp_dim
     pooled = _pooled(config)
     heads = (pooled * config.pre_logits if config.pre_logits else 0) + (
-        (config.pre_logits or pooled) * config.classes * (2 if config.distillation_token else 1)
+        (config.pre_logits or pooled) * config.classes * (2 if config.distilled else 1)
     )
     return 2 * (stem + embedding + (config.depth - 1) * block(tokens) + block(last) + pool + heads)
 
@@ -68,7 +69,7 @@ def _heads(config: ViTConfig) -> int:
     pooled = _pooled(config)
     pre_logits = config.pre_logits * (pooled + 1) if config.pre_logits else 0
     head = config.classes * ((config.pre_logits or pooled) + config.head_has_bias)
-    return pre_logits + head * (2 if config.distillation_token else 1)
+    return pre_logits + head * (2 if config.distilled else 1)
 
 
 def _resnet(config: ResNetConfig) -> tuple[int, int]:

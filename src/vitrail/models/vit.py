@@ -80,7 +80,7 @@ class ViT(nn.Module):
         self.pre_logits = nn.Linear(pooled, config.pre_logits) if config.pre_logits else None
         bias, features = config.head_has_bias, config.pre_logits or pooled
         self.head = nn.Linear(features, config.classes, bias=bias) if config.classes else None
-        distilled = config.distillation_token and config.classes
+        distilled = config.distilled and config.classes
         self.distillation_head = nn.Linear(features, config.classes, bias=bias) if distilled else None
         self.reset()
 
@@ -99,9 +99,10 @@ class ViT(nn.Module):
         if positions is not None:
             x = x + positions[:, rows:]
         parts: list[Tensor] = [token for token in (self.class_token, self.distillation_token) if token is not None]
-        if positions is not None and rows:
-            parts = [torch.cat(parts, dim=1) + positions[:, :rows]]
         parts += [] if self.registers is None else [self.registers]
+        if positions is not None and rows:
+            prefix = torch.cat(parts, dim=1)
+            parts = [prefix[:, :rows] + positions[:, :rows], prefix[:, rows:]]
         x = torch.cat([*(token.expand(len(x), -1, -1) for token in parts), x], dim=1)  # B T D
         return self.norm_before(self.drop_patches(self.dropout(x)))
 
@@ -141,13 +142,13 @@ class ViT(nn.Module):
         config = self.config
         x = x if config.norm_after_pool else self.norm(x)
         if config.pool == "token":
-            x = x[:, : config.heading] if config.distillation_token else x[:, 0]
+            x = x[:, : config.heading] if config.distilled else x[:, 0]
         elif config.pool == "gap":
             x = x[:, config.prefix :].mean(dim=1)
         elif config.pool == "token_gap":
             x = torch.cat([x[:, 0], x[:, config.prefix :].mean(dim=1)], dim=1)
         elif self.attention_pool is not None:
-            x = self.attention_pool(x)
+            x = self.attention_pool(x[:, config.prefix :])
         return self.norm(x) if config.norm_after_pool else x
 
     def classify(self, x: Float[Tensor, "B D"] | Float[Tensor, "B N D"]) -> Float[Tensor, "B K"]:
