@@ -21,8 +21,9 @@ from vitrail.models.catalog import ModelConfig
 from vitrail.types import LabelSet
 from vitrail.weights.card import model_card
 from vitrail.weights.formats.native import NATIVE
-from vitrail.weights.formats.timm import TIMM, describe, pretrained_cfg
+from vitrail.weights.formats.timm import TIMM
 from vitrail.weights.rename import write_tensors
+from vitrail.weights.timm_config import describe, pretrained_cfg
 
 MODEL_FILE = "model.safetensors"
 RECORD_FILE = "vitrail.json"
@@ -75,7 +76,7 @@ def _write_files(
 ) -> None:
     config = model.config
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    description = describe(config, preprocess) if isinstance(config, ViTConfig) else None
+    description = describe(config, preprocess)
     form = NATIVE if description is None else TIMM
     save_file(write_tensors(state, form.rules(config)), folder / MODEL_FILE, metadata={"format": "pt"})
     # safetensors opens files for their owner alone; a model is as readable as what lies beside it
