@@ -121,7 +121,7 @@ def _infer(shapes: Shapes, hints: Hints) -> ViTConfig:
         pre_logits=None if pre_logits is None else pre_logits[0],
         head_has_bias=not classes or "head.bias" in shapes,
         position=options.position,
-        position_prefix=options.position != "learned" or rows_before > 0 or not heading + registers,
+        position_prefix=options.position != "learned" or rows_before > 0 or not heading,
         position_registers=bool(registers) and rows_before > 0,
         position_rule="timm",
         rope_base=options.rope_base,
