@@ -41,7 +41,8 @@ class Stored:
     labels: LabelSet | None = None
     record: dict[str, Any] = field(default_factory=dict)
     licence: str | None = None
-    description: Mapping[str, Any] | None = None
+    description: Mapping[str, Any] | None = None  # config.json; under `open_clip`, its own
+    processor: Mapping[str, Any] | None = None  # transformers' preprocessor_config.json
 
 
 def write_model_folder(
@@ -115,16 +116,34 @@ def read_stored(folder: Path) -> Stored:
     try:
         if (folder / RECORD_FILE).is_file():
             return _read_record(folder)
-        path = folder / "config.json"
-        if not path.is_file():
+        description = read_beside(folder)
+        if (folder / "config.json").is_file():
+            description |= _read_json(folder / "config.json")
+        if not description:
             return Stored()
-        description = _read_json(path)
+        processor = _read_processor(folder)
     except OSError as error:
         raise WeightsError(f"{folder} cannot be read: {error.strerror or error}") from error
     names = description.get("label_names")
     labels = LabelSet(tuple(map(str, names))) if isinstance(names, list) else None
     licence = (description.get("pretrained_cfg") or {}).get("license")
-    return Stored(labels=labels, licence=licence, description=description)
+    return Stored(labels=labels, licence=licence, description=description, processor=processor)
+
+
+def read_beside(folder: Path) -> dict[str, Any]:
+    """What open_clip tells beside its weights, under `open_clip`, where it does."""
+    path = folder / "open_clip_config.json"
+    return {"open_clip": _read_json(path)} if path.is_file() else {}
+
+
+def _read_processor(folder: Path) -> dict[str, Any] | None:
+    """How transformers would prepare images: a file of its own, or a part of the file of a model with text."""
+    if (folder / "preprocessor_config.json").is_file():
+        return _read_json(folder / "preprocessor_config.json")
+    if (folder / "processor_config.json").is_file():
+        part = _read_json(folder / "processor_config.json").get("image_processor")
+        return part if isinstance(part, dict) else None
+    return None
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,15 @@ from pathlib import Path
 from vitrail.errors import WeightsError, close_matches
 
 _PICKLED = (".pt", ".pth", ".bin", ".pkl", ".ckpt", ".tar")
-_WANTED = ["config.json", "model.safetensors", "preprocessor_config.json", "README.md", "vitrail.json"]
+_WANTED = [
+    "config.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "open_clip_config.json",
+    "README.md",
+    "vitrail.json",
+]
 
 
 def locate(source: str | Path) -> Path:
@@ -18,7 +26,10 @@ def locate(source: str | Path) -> Path:
         return _accepted(path)
     text = str(source)
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text) and path.suffix not in (".npz", ".safetensors", *_PICKLED):
-        return _in_folder(_download(text))
+        folder = _download(text, _WANTED)
+        if (folder / "open_clip_config.json").is_file() and not (folder / "model.safetensors").is_file():
+            folder = _download(text, ["open_clip_model.safetensors"])  # where there are both, they are the same weights
+        return _in_folder(folder)
     beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     raise WeightsError(f"no weights at {text!r}{close_matches(path.name, beside)}")
 
@@ -50,7 +61,7 @@ def _accepted(path: Path) -> Path:
     return path
 
 
-def _download(name: str) -> Path:
+def _download(name: str, wanted: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -61,7 +72,7 @@ def _download(name: str) -> Path:
     )
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_WANTED))
+        return Path(snapshot_download(name, allow_patterns=wanted))
     except GatedRepoError as error:
         raise WeightsError(
             f"{name} asks you to accept its licence on its page first, then to run `hf auth login`"

@@ -23,17 +23,36 @@ from vitrail.errors import WeightsError, config_error
 from vitrail.models.build import Network, build
 from vitrail.models.catalog import ModelConfig, find_model
 from vitrail.types import LabelSet
-from vitrail.weights.checkpoint import MODEL_FILE, Stored, read_stored
+from vitrail.weights.checkpoint import MODEL_FILE, Stored, read_beside, read_stored
 from vitrail.weights.fetch import locate
 from vitrail.weights.formats.big_vision import BIG_VISION
+from vitrail.weights.formats.dinov2 import DINOV2, DINOV2_CLASSIFIER
+from vitrail.weights.formats.hf_clip import HF_CLIP, HF_CLIP_BARE
+from vitrail.weights.formats.hf_dinov2 import HF_DINOV2, HF_DINOV2_MEMORY
+from vitrail.weights.formats.hf_dinov3 import HF_DINOV3, HF_DINOV3_MEMORY
+from vitrail.weights.formats.hf_siglip import HF_SIGLIP, HF_SIGLIP_BARE, HF_SIGLIP_CLASSIFIER
+from vitrail.weights.formats.hf_vit import HF_DEIT, HF_DEIT_MEMORY, HF_VIT, HF_VIT_MEMORY
 from vitrail.weights.formats.jax_npz import NPZ, NPZ_LINEN
 from vitrail.weights.formats.native import NATIVE
-from vitrail.weights.formats.timm import TIMM
-from vitrail.weights.rename import Format, Hints, Shapes, read_tensors
+from vitrail.weights.formats.openai_clip import OPEN_CLIP, OPEN_CLIP_VISUAL
+from vitrail.weights.formats.timm import TIMM, TIMM_IN_OPEN_CLIP
+from vitrail.weights.formats.torchvision import TORCHVISION, TORCHVISION_OLD
+from vitrail.weights.huggingface import label_names
+from vitrail.weights.rename import Format, Hints, Shapes, claims, read_tensors
 from vitrail.weights.resize import resized
 
-FORMATS: dict[str, Format] = {f.name: f for f in (TIMM, NPZ, NPZ_LINEN, BIG_VISION, NATIVE)}
+FORMATS: dict[str, Format] = {
+    f.name: f
+    for f in (
+        *(TIMM, NPZ, NPZ_LINEN, BIG_VISION, NATIVE),
+        *(HF_VIT, HF_VIT_MEMORY, HF_DEIT, HF_DEIT_MEMORY),
+        *(HF_DINOV2, HF_DINOV2_MEMORY, HF_DINOV3, HF_DINOV3_MEMORY),
+        *(TORCHVISION, TORCHVISION_OLD, DINOV2, DINOV2_CLASSIFIER, OPEN_CLIP, OPEN_CLIP_VISUAL, TIMM_IN_OPEN_CLIP),
+        *(HF_CLIP, HF_CLIP_BARE, HF_SIGLIP, HF_SIGLIP_BARE, HF_SIGLIP_CLASSIFIER),
+    )
+}
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_IMAGENET = ("npz", "npz-linen", "big_vision", "torchvision", "torchvision-old")  # whose 1,000 classes are in its order
 _LARGEST = 64 * 2**30  # bytes an archive may unpack to
 
 
@@ -66,14 +85,15 @@ def load_weights(
     Raises WeightsError or UnknownName.
     """
     path = locate(source)
-    stored = read_stored(path) if path.is_dir() else Stored()
+    stored = read_stored(path) if path.is_dir() else Stored(description=read_beside(path.parent) or None)
     file = path / MODEL_FILE if path.is_dir() else path
     named = find_model(model) if model is not None else None
     form, tensors = _recognise(read_file(file), stored, file.name)
+    riding = {key for key in tensors if any(re.fullmatch(pattern, key) for pattern in form.passengers)}
+    _check_floating({key: tensor for key, tensor in tensors.items() if key not in riding}, file.name)
     config = stored.config or _infer(form, tensors, Hints(named, image_size, stored.description), file.name)
     if named is not None:
         _check_named(config, named, str(model), file.name)
-    riding = {key for key in tensors if any(re.fullmatch(pattern, key) for pattern in form.passengers)}
     network = _build({k: t for k, t in tensors.items() if k not in riding}, form, config, file.name)
     network = resized(network, image_size=image_size, classes=classes)
     preprocess = _preprocess(stored, form, config)
@@ -102,13 +122,16 @@ def read_file(path: Path) -> dict[str, Tensor]:
             raise WeightsError(f"{path.name} is neither .safetensors nor .npz, the only weight files that are read")
     except (SafetensorError, ValueError, TypeError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise WeightsError(f"{path.name} is not a sound {path.suffix} file: {str(error).splitlines()[0]}") from error
-    odd = [f"{key} {tensor.dtype}" for key, tensor in tensors.items() if tensor.dtype not in _DTYPES]
-    if odd:
-        raise WeightsError(f"{path.name} holds tensors that are not floating point: {', '.join(odd)}")
-    broken = [key for key, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    broken = [key for key, t in tensors.items() if t.dtype in _DTYPES and not bool(torch.isfinite(t).all())]
     if broken:
         raise WeightsError(f"{path.name} holds NaN or infinite numbers in {', '.join(broken)}")
     return tensors
+
+
+def _check_floating(tensors: Mapping[str, Tensor], name: str) -> None:
+    odd = [f"{key} {tensor.dtype}" for key, tensor in tensors.items() if tensor.dtype not in _DTYPES]
+    if odd:
+        raise WeightsError(f"{name} holds tensors that are not floating point: {', '.join(odd)}")
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
@@ -147,11 +170,7 @@ def _recognise(tensors: Mapping[str, Tensor], stored: Stored, name: str) -> tupl
             raise WeightsError(f"vitrail.json names the format {stored.form!r}; known: {', '.join(FORMATS)}")
         return FORMATS[stored.form], tensors
     prepared = {f.name: f.prepare(tensors) for f in FORMATS.values()}
-    found = [
-        f
-        for f in FORMATS.values()
-        if all(m in prepared[f.name] for m in f.markers) and not any(a in prepared[f.name] for a in f.absent)
-    ]
+    found = [f for f in FORMATS.values() if claims(f, prepared[f.name])]
     if len(found) == 1:
         return found[0], prepared[found[0].name]
     first = ", ".join(sorted(tensors)[:4])
@@ -192,6 +211,11 @@ def _build(tensors: Mapping[str, Tensor], form: Format, config: ModelConfig, nam
 def _preprocess(stored: Stored, form: Format, config: ModelConfig) -> Preprocess:
     if stored.preprocess is not None:
         return stored.preprocess
+    try:
+        if stored.processor is not None and form.read_processor is not None:
+            return form.read_processor(stored.processor)
+    except ValidationError as error:
+        raise WeightsError(f"preprocessor_config.json is not usable: {config_error(error, 'it')}") from error
     if stored.description is None or form.read_description is None:
         return form.preprocess(config.image_size)
     try:
@@ -205,8 +229,10 @@ def _labels(stored: Stored, form: Format, config: ModelConfig) -> LabelSet | Non
     the order of the WordNet ids, and timm tags such weights `in1k`."""
     if stored.labels is not None:
         return stored.labels
+    if (names := label_names(stored.description or {}, config.classes)) is not None:
+        return LabelSet(names)
     tag = str(((stored.description or {}).get("pretrained_cfg") or {}).get("tag", ""))
-    if config.classes == 1000 and (form.name in ("npz", "npz-linen", "big_vision") or "in1k" in tag):
+    if config.classes == 1000 and (form.name in _IMAGENET or "in1k" in tag):
         return imagenet_labels()
     return None
 

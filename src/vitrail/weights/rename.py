@@ -5,7 +5,7 @@ one error that names all of it, in the file's own words.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from vitrail.config import Preprocess
 from vitrail.errors import WeightsError
 from vitrail.models.catalog import ModelConfig
+from vitrail.types import LabelSet
 
 Tensors: TypeAlias = Mapping[str, Tensor]
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -44,7 +45,12 @@ class Hints:
 
 @dataclass(frozen=True)
 class Format:
-    """One published layout of weights. A file is of this format when it has all of `markers` and none of `absent`."""
+    """One published layout of weights. A file is of this format when it has all of `markers` and none of `absent`;
+    `a|b` is a marker that a file has when it has one of the two.
+
+    `companions` gives the JSON files that its library wants beside the tensors, or raises WeightsError naming what
+    the library cannot hold.
+    """
 
     name: str
     markers: tuple[str, ...]
@@ -56,6 +62,14 @@ class Format:
     passengers: tuple[str, ...] = ()  # keys (regular expressions) that classification does not use; they survive
     describe: Callable[[Any, Preprocess], dict[str, Any] | None] | None = None  # its library's config.json
     read_description: Callable[[Mapping[str, Any], tuple[int, int]], Preprocess] | None = None  # and back
+    read_processor: Callable[[Mapping[str, Any]], Preprocess] | None = None  # from preprocessor_config.json
+    companions: Callable[[Any, Preprocess, LabelSet | None], dict[str, dict[str, Any]]] | None = None
+
+
+def claims(form: Format, keys: Container[str]) -> bool:
+    """Whether a file with these keys is of this format."""
+    marked = all(any(name in keys for name in marker.split("|")) for marker in form.markers)
+    return marked and not any(key in keys for key in form.absent)
 
 
 def same(ours: str, theirs: str) -> Rule:

@@ -23,7 +23,9 @@ def resized(
     """The model with what is not None changed: positions resampled by the config's rule, the patch embedding by the
     pseudo-inverse (FlexiViT), channels averaged, and a new zero head where the classes differ. ConfigError."""
     asked = {"image_size": image_size, "patch_size": patch_size, "channels": channels, "classes": classes}
-    changes: dict[str, object] = {k: v for k, v in asked.items() if v is not None and v != getattr(model.config, k, None)}
+    changes: dict[str, object] = {
+        k: v for k, v in asked.items() if v is not None and v != getattr(model.config, k, None)
+    }
     if not changes:
         return model
     old = model.config
@@ -37,13 +39,13 @@ def resized(
         key = "root.weight" if isinstance(old, ResNetConfig) else "patch_embedding.weight"
         key = "stem.root.weight" if "stem.root.weight" in state else key
         state[key] = average_channels(state[key], config.channels)
-    new = build(config)
+    new = build(config).to(next(model.parameters()).dtype)
     if old.classes != config.classes:
         heads = ("head.", "distillation_head.")
         state = {k: v for k, v in state.items() if not k.startswith(heads)}
         state |= {k: v for k, v in new.state_dict().items() if k.startswith(heads)}
     new.load_state_dict(state, strict=True)
-    return new.to(next(model.parameters()).dtype).train(model.training)
+    return new.train(model.training)
 
 
 def _changed(old: ModelConfig, changes: dict[str, object]) -> ModelConfig:

@@ -1,0 +1,124 @@
+"""transformers' preprocessor_config.json, both ways."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from vitrail.config import Preprocess
+from vitrail.errors import WeightsError
+
+_RESAMPLE: Mapping[int, Literal["nearest", "bilinear", "bicubic"]] = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+# Classes that resize, crop and normalise in the one way read here. A number as size means a square to the first, the
+# shorter side to the others.
+_SQUARE = ("ViT", "DeiT", "DINOv3ViT")
+_SHORTEST = ("CLIP", "Bit", "Siglip")
+
+
+def read_processor(processor: Mapping[str, Any], default: Preprocess) -> Preprocess:
+    """What transformers would do to an image. Missing fields are `default`'s. Raises WeightsError where no Preprocess
+    does the same."""
+    square = _is_square(processor, default)
+    for field, value in {"do_resize": True, "do_rescale": True, "do_pad": False}.items():
+        if processor.get(field, value) not in (value, None):
+            raise WeightsError(f"preprocessor_config.json has {field}={processor[field]!r}; only {value} is read")
+    if not math.isclose(processor.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6):
+        raise WeightsError(f"preprocessor_config.json has rescale_factor={processor['rescale_factor']!r}, not 1/255")
+    resized, shortest = _resized(processor.get("size"), square, default)
+    cropped = resized
+    if processor.get("do_center_crop", processor.get("crop_size") is not None):
+        cropped = _sides(processor.get("crop_size"), "crop_size") or default.size
+    elif shortest:
+        raise WeightsError("preprocessor_config.json keeps the shape of an image without a crop; models take one size")
+    if shortest and cropped[0] != cropped[1]:
+        raise WeightsError(f"preprocessor_config.json crops {cropped} out of images resized by their shorter side")
+    resample = processor.get("resample")
+    if resample is not None and resample not in _RESAMPLE:
+        raise WeightsError(f"preprocessor_config.json has resample={resample!r}; known: {_RESAMPLE}")
+    normalised = processor.get("do_normalize", True)
+    return Preprocess(
+        size=cropped,
+        resize="shortest" if shortest else "squash",
+        crop=_share(cropped, resized),
+        interpolation=default.interpolation if resample is None else _RESAMPLE[resample],
+        mean=tuple(processor.get("image_mean", default.mean)) if normalised else (0.0, 0.0, 0.0),
+        std=tuple(processor.get("image_std", default.std)) if normalised else (1.0, 1.0, 1.0),
+    )
+
+
+def write_processor(preprocess: Preprocess) -> dict[str, Any]:
+    """A preprocessor_config.json with which transformers does the same. Raises WeightsError where it cannot."""
+    if not preprocess.antialias and preprocess.interpolation != "nearest":
+        raise WeightsError("transformers resizes images with antialiasing, and this model's preprocessing without")
+    rows, cols = (math.floor(side / preprocess.crop) for side in preprocess.size)
+    size: dict[str, int] = {"height": rows, "width": cols}
+    if preprocess.resize == "squash":
+        kind = "ViTImageProcessor" if (rows, cols) == preprocess.size else "DeiTImageProcessor"
+    else:
+        if rows != cols or preprocess.size[0] != preprocess.size[1]:
+            raise WeightsError(
+                f"transformers cannot resize an image to cover {rows} x {cols} pixels and keep its shape"
+            )
+        kind, size = "BitImageProcessor", {"shortest_edge": rows}
+    table: dict[str, Any] = {
+        "image_processor_type": kind,
+        "do_resize": True,
+        "size": size,
+        "resample": next(code for code, name in _RESAMPLE.items() if name == preprocess.interpolation),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocess.mean),
+        "image_std": list(preprocess.std),
+    }
+    if kind != "ViTImageProcessor":
+        crop = {"height": preprocess.size[0], "width": preprocess.size[1]}
+        table |= {"do_center_crop": True, "crop_size": crop}
+    return table
+
+
+def _is_square(processor: Mapping[str, Any], default: Preprocess) -> bool:
+    """Whether a number as size means a square."""
+    name = processor.get("image_processor_type", processor.get("feature_extractor_type"))
+    if name is None:
+        return default.resize == "squash"
+    kind = str(name).removesuffix("Fast").removesuffix("Pil")
+    kind = kind.removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
+    if kind not in (*_SQUARE, *_SHORTEST):
+        raise WeightsError(
+            f"preprocessor_config.json names the {name}; read are those of {', '.join((*_SQUARE, *_SHORTEST))}"
+        )
+    return kind in _SQUARE
+
+
+def _resized(size: object, square: bool, default: Preprocess) -> tuple[tuple[int, int], bool]:
+    """(rows, cols) that an image is resized to, and whether that is the shorter side alone."""
+    if isinstance(size, Mapping) and set(size) == {"shortest_edge"}:
+        sides = _sides(size["shortest_edge"], "size")
+        return sides or default.size, True
+    sides = _sides(size, "size")
+    if sides is None:
+        rows, cols = (math.floor(side / default.crop) for side in default.size)
+        return (rows, cols), default.resize == "shortest"
+    return sides, isinstance(size, int) and not square
+
+
+def _sides(value: object, name: str) -> tuple[int, int] | None:
+    """A size as (rows, cols), given as one number or by name."""
+    if value is None:
+        return None
+    if isinstance(value, int):
+        return value, value
+    if isinstance(value, Mapping) and set(value) == {"height", "width"}:
+        rows, cols = value["height"], value["width"]
+        if isinstance(rows, int) and isinstance(cols, int):
+            return rows, cols
+    raise WeightsError(f"preprocessor_config.json has {name}={value!r}; a number, a height and width, or shortest_edge")
+
+
+def _share(cropped: tuple[int, int], resized: tuple[int, int]) -> float:
+    """The `crop` for which floor(cropped / crop) is `resized` on both sides."""
+    share = min(1.0, cropped[0] / resized[0]) if resized[0] else 0.0
+    for candidate in (share, math.nextafter(share, 0.0), math.nextafter(share, 1.0)):
+        if candidate and all(math.floor(c / candidate) == r for c, r in zip(cropped, resized, strict=True)):
+            return candidate
+    raise WeightsError(f"preprocessor_config.json crops {cropped} pixels out of {resized}, which is not one share")
