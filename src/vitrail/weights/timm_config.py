@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 from vitrail.config import Preprocess, ViTConfig
 from vitrail.errors import WeightsError, close_matches
 from vitrail.models.catalog import ModelConfig
+from vitrail.weights.open_clip_config import image_size_of
 from vitrail.weights.timm_names import options_of
 
 _Value = TypeVar("_Value")
@@ -120,6 +121,19 @@ def _choice(option: str, value: object, values: Mapping[str, _Value]) -> _Value:
     if not isinstance(value, str) or value not in values:
         raise WeightsError(f"config.json means {option}={value!r}; known: {', '.join(map(repr, values))}")
     return values[value]
+
+
+def description_in_open_clip(tables: tuple[Mapping[str, Any], Mapping[str, Any]]) -> dict[str, Any]:
+    """The config.json of a network of timm's that is the image tower of open_clip's model."""
+    vision = tables[1]
+    pool, linear = vision.get("timm_pool", "avg"), vision.get("timm_proj", "linear") == "linear"
+    options = {} if linear and not pool else {"global_pool": pool}  # beside a layer of its own, none means timm's
+    size = image_size_of(vision)
+    return {
+        "architecture": vision.get("timm_model_name"),
+        "model_args": options,
+        "pretrained_cfg": {} if size is None else {"input_size": [3, *size]},
+    }
 
 
 def image_sizes(description: Mapping[str, Any]) -> list[tuple[int, int]]:
@@ -288,6 +302,8 @@ def pretrained_cfg(config: ModelConfig, preprocess: Preprocess) -> dict[str, Any
 
 def read_preprocess(description: Mapping[str, Any], size: tuple[int, int]) -> Preprocess:
     """The evaluation that timm would run for this config.json, at `size`."""
+    if "architecture" not in description:
+        return Preprocess(size=size)
     stored = _pretrained(description)
     mode = stored.get("crop_mode", "center")
     if mode not in ("center", "squash"):

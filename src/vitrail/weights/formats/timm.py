@@ -7,8 +7,17 @@ from typing import Literal
 
 from vitrail.config import Preprocess, ViTConfig
 from vitrail.errors import WeightsError
+from vitrail.weights.open_clip_config import default_preprocess, model_of
+from vitrail.weights.open_clip_config import read_preprocess as read_preprocess_of_open_clip
 from vitrail.weights.rename import Format, Hints, Rule, Shapes, Tensors, count_of, file_grid, same, shape_of
-from vitrail.weights.timm_config import TimmOptions, describe, image_sizes, read_options, read_preprocess
+from vitrail.weights.timm_config import (
+    TimmOptions,
+    describe,
+    description_in_open_clip,
+    image_sizes,
+    read_options,
+    read_preprocess,
+)
 from vitrail.weights.torch_layers import joined, layer, layer_with_zero_bias, with_zero_rows
 
 
@@ -208,6 +217,27 @@ def _prepare(tensors: Tensors) -> Tensors:
     return {re.sub(r"^(blocks\.\d+\.)gamma_([12])$", r"\1ls\2.gamma", key): t for key, t in tensors.items()}
 
 
+def _trunk_rules(config: ViTConfig) -> list[Rule]:
+    """In open_clip's files, where a head without a bias is open_clip's own layer."""
+    own = not config.head_has_bias and config.classes
+    rules = [rule for rule in _rules(config) if not (own and rule.ours == "head.weight")]
+    rules = [Rule(r.ours, tuple(f"{_TRUNK}{key}" for key in r.theirs), r.read, r.write) for r in rules]
+    return [*rules, same("head.weight", _OWN_HEAD)] if own else rules
+
+
+def _infer_trunk(shapes: Shapes, hints: Hints) -> ViTConfig:
+    tables = model_of(hints.description)
+    if tables is None:
+        raise WeightsError(
+            "which of timm's networks this image tower is, is not in the file; put its open_clip_config.json beside it"
+        )
+    plain = {key.removeprefix(_TRUNK): shape for key, shape in shapes.items() if key.startswith(_TRUNK)}
+    if _OWN_HEAD in shapes:
+        plain["head.weight"] = shapes[_OWN_HEAD]
+    return _infer(plain, Hints(hints.model, hints.image_size, description_in_open_clip(tables)))
+
+
+_TRUNK, _OWN_HEAD = "visual.trunk.", "visual.head.proj.weight"
 TIMM = Format(
     name="timm",
     markers=("patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
@@ -218,4 +248,14 @@ TIMM = Format(
     prepare=_prepare,
     describe=describe,
     read_description=read_preprocess,
+)
+TIMM_IN_OPEN_CLIP = Format(
+    name="open_clip-timm",
+    markers=(f"{_TRUNK}patch_embed.proj.weight", f"{_TRUNK}blocks.0.attn.qkv.weight"),
+    absent=(),
+    infer=_infer_trunk,
+    rules=_trunk_rules,
+    preprocess=default_preprocess,
+    passengers=(r"(?!visual\.).*",),  # the text tower and the temperature
+    read_description=read_preprocess_of_open_clip,
 )
