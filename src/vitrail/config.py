@@ -5,7 +5,7 @@ A bad value raises pydantic's ValidationError; `errors.config_error` turns it in
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PositiveInt, Tag, model_validator
 
 
 class Config(BaseModel):
@@ -108,7 +108,7 @@ class ViTConfig(Config):
     stochastic_depth: Rate = 0.0  # of the last block; grows linearly from 0 at the first
     patch_dropout: Rate = 0.0  # share of the patches left out while training
     initialisation: Literal["paper", "normal"] = "paper"  # normal: truncated, standard deviation 0.02 (timm, DeiT)
-    position_std: Annotated[float, Field(gt=0.0)] = 0.02  # initial value only; 1 where the grid is tiny (see recipes.py)
+    position_std: Annotated[float, Field(gt=0.0)] = 0.02  # initial value only; 1 where the grid is tiny (recipes.py)
     head_bias: float = 0.0  # initial value only; -10 for sigmoid pre-training on ImageNet-21k
 
     @model_validator(mode="before")
@@ -192,6 +192,18 @@ class ViTConfig(Config):
         return self.heading + (self.registers if self.position_registers else 0)
 
 
+def _kind(value: object) -> str:
+    """Which architecture a configuration, or a table of its fields, is of: only a ResNet has stages of layers."""
+    resnet = isinstance(value, ResNetConfig) or (isinstance(value, dict) and "layers" in value)
+    return KINDS[1] if resnet else KINDS[0]
+
+
+KINDS = ("vit", "resnet")  # parts of the path of a bad field that name no field
+Architecture = Annotated[
+    Annotated[ViTConfig, Tag(KINDS[0])] | Annotated[ResNetConfig, Tag(KINDS[1])], Discriminator(_kind)
+]
+
+
 class Preprocess(Config):
     """From decoded pixels to the model's input. It belongs to the weights and is stored with them.
 
@@ -204,6 +216,7 @@ class Preprocess(Config):
     crop: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
     antialias: bool = True
+    odd_margin: Literal["even", "down"] = "even"  # half a pixel beside a crop: torchvision's way | transformers'
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
@@ -273,7 +286,8 @@ class Recipe(Config):
     """Everything a training run does, decided before it starts."""
 
     name: str
-    model: ViTConfig
+    preset: Literal["paper"] | None = None  # paper: every choice of the original JAX code (train/recipes.py)
+    model: Architecture
     preprocess: Preprocess
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()

@@ -12,7 +12,7 @@ VitrailError
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from pydantic import ValidationError
 
@@ -74,11 +74,14 @@ def close_matches(name: str, choices: Iterable[str], most: int = 20) -> str:
     return f"{text} Choices: {shown}" if names else text
 
 
-def config_error(error: ValidationError, what: str, fields: Iterable[str] = ()) -> ConfigError:
-    """One sentence for a failed pydantic validation of `what`: every bad field, its rule and the value found."""
+def config_error(
+    error: ValidationError, what: str, fields: Iterable[str] = (), hidden: Container[str] = ()
+) -> ConfigError:
+    """One sentence for a failed pydantic validation of `what`: every bad field, its rule and the value found. `hidden`
+    are parts of a path that name no field."""
     parts = []
     for problem in error.errors(include_url=False):
-        path = ".".join(str(p) for p in problem["loc"]) or what
+        path = ".".join(str(p) for p in problem["loc"] if p not in hidden) or what
         if problem["type"] == "extra_forbidden":
             parts.append(f"{what} has no field {path!r}{close_matches(path, fields)}")
         elif problem["type"] == "missing":

@@ -17,7 +17,6 @@ from vitrail.data.manifests import SPLITS
 from vitrail.data.sources import Dataset, Source, open_dataset
 from vitrail.errors import DataError, WeightsError, close_matches
 from vitrail.inference import Classifier, load
-from vitrail.models.vit import ViT
 from vitrail.ops import metrics
 from vitrail.report import (
     Calibration,
@@ -308,7 +307,7 @@ def _mistakes(found: Outcome, source: Source, labels: LabelSet) -> tuple[Mistake
 
 
 def _model_facts(classifier: Classifier, source_name: str | None) -> ModelFacts:
-    model: ViT = classifier.model
+    model = classifier.model
     seed = _table(classifier.record, "recipe").get("seed")
     return ModelFacts(
         config=model.config.model_dump(mode="json"),

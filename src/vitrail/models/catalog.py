@@ -1,7 +1,7 @@
 """Models by name. A row is an architecture; weights for it are another table's business (weights/catalog.py).
 
 Sizes: ViT paper, Table 1 (B, L, H); vit_jax/configs/models.py (Ti, S, hybrids); big_vision's models/vit.py (M, So400m,
-g, G). Nano and Pico are vitrail's own, for small images.
+g, G). What is called nano or pico is vitrail's own, for small images.
 """
 
 from typing import TypeAlias
@@ -31,11 +31,11 @@ _HYBRIDS = {  # size, bottlenecks a stage, patch of the feature map
     "R50+B/16": ("B", (3, 4, 9), 1),
     "R50+L/32": ("L", (3, 4, 6, 3), 1),
 }
-_RESNETS = {  # bottlenecks a stage, width of the root
-    "R26x1": ((2, 2, 2, 2), 64),
-    "R50x1": ((3, 4, 6, 3), 64),
-    "R101x1": ((3, 4, 23, 3), 64),
-    "R14-nano": ((1, 1, 1, 1), 32),
+_RESNETS = {  # bottlenecks a stage, width of the root, image
+    "R26x1": ((2, 2, 2, 2), 64, 224),
+    "R50x1": ((3, 4, 6, 3), 64, 224),
+    "R101x1": ((3, 4, 23, 3), 64, 224),
+    "R14-nano": ((1, 1, 1, 1), 32, 32),
 }
 
 
@@ -49,12 +49,13 @@ def _vit(size: str, patch: int, image: int, stem: ResNetConfig | None = None) ->
 
 def _catalog() -> dict[str, ModelConfig]:
     rows: dict[str, ModelConfig] = {"Pico/2": _vit("Pico", 2, 8), "Nano/4": _vit("Nano", 4, 32)}
+    rows["R+Pico/8"] = _vit("Pico", 2, 32, ResNetConfig(image_size=(32, 32), layers=(), width=32))
     for size in list(_SIZES)[2:]:
         rows |= {f"{size}/{patch}": _vit(size, patch, 224) for patch in (32, 16, 14, 8)}
     for name, (size, layers, patch) in _HYBRIDS.items():
         rows[name] = _vit(size, patch, 224, ResNetConfig(layers=layers))
-    for name, (layers, width) in _RESNETS.items():
-        rows[name] = ResNetConfig(layers=layers, width=width, classes=1000)
+    for name, (layers, width, image) in _RESNETS.items():
+        rows[name] = ResNetConfig(image_size=(image, image), layers=layers, width=width, classes=1000)
     return rows
 
 
@@ -72,7 +73,16 @@ def find_model(name: str) -> ModelConfig:
 
 
 def paper(config: ViTConfig) -> ViTConfig:
-    """The preset `paper`: every choice of the original JAX code that later libraries changed."""
+    """The preset `paper`: every choice of the original JAX code that later libraries changed. Its other half, the
+    evaluation, is a Preprocess (train/settings.py)."""
     return config.model_copy(
-        update={"gelu": "tanh", "norm_eps": 1e-6, "position_rule": "paper", "initialisation": "paper"}
+        update={
+            "gelu": "tanh",
+            "norm_eps": 1e-6,
+            "norm_after_pool": False,
+            "position_rule": "paper",
+            "initialisation": "paper",  # Xavier a matrix, zero class token and head
+            "position_std": 0.02,
+            "head_bias": 0.0,  # of fine-tuning and of softmax; pre-training with sigmoids had -10
+        }
     )
