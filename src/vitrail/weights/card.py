@@ -1,13 +1,18 @@
 """The model card that travels with the weights (README.md of a model folder, front matter as on Hugging Face)."""
 
 import json
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from vitrail.config import ViTConfig
 from vitrail.models.catalog import ModelConfig
 from vitrail.models.cost import flops, parameters
 from vitrail.types import LabelSet
+from vitrail.weights.files import followed
+
+_LONGEST = 2**20  # bytes of a model card
 
 
 def model_card(config: ModelConfig, labels: LabelSet, record: Mapping[str, Any], *, timm: bool) -> str:
@@ -29,6 +34,16 @@ def model_card(config: ModelConfig, labels: LabelSet, record: Mapping[str, Any],
         *_section("Recipe", ["```json", json.dumps(record["recipe"], indent=2), "```"] if record.get("recipe") else []),
     ]
     return "\n".join(front) + "\n\n" + "\n\n".join(text) + "\n"
+
+
+def read_licence(folder: Path) -> str | None:
+    """The licence that the front matter of a folder's model card states."""
+    card = folder / "README.md"
+    if not card.is_file() or card.stat().st_size > _LONGEST:
+        return None
+    front = re.match(r"---\n(.*?)\n---\n", followed(card).read_text("utf-8", errors="replace"), re.DOTALL)
+    stated = dict(re.findall(r"^(license|license_name): *['\"]?([\w.-]+)", front[1], re.MULTILINE)) if front else {}
+    return stated.get("license_name") if stated.get("license") in (None, "other") else stated["license"]
 
 
 def _architecture(config: ModelConfig) -> str:

@@ -19,7 +19,8 @@ from vitrail.errors import StorageError, WeightsError, config_error
 from vitrail.models.build import Network
 from vitrail.models.catalog import ModelConfig
 from vitrail.types import LabelSet
-from vitrail.weights.card import model_card
+from vitrail.weights.card import model_card, read_licence
+from vitrail.weights.files import followed, read_json
 from vitrail.weights.formats.native import NATIVE
 from vitrail.weights.formats.timm import TIMM
 from vitrail.weights.rename import write_tensors
@@ -118,30 +119,33 @@ def read_stored(folder: Path) -> Stored:
             return _read_record(folder)
         description = read_beside(folder)
         if (folder / "config.json").is_file():
-            description |= _read_json(folder / "config.json")
+            description |= read_json(folder / "config.json")
+        licence = read_licence(folder)
         if not description:
-            return Stored()
+            return Stored(licence=licence)
         processor = _read_processor(folder)
     except OSError as error:
         raise WeightsError(f"{folder} cannot be read: {error.strerror or error}") from error
     names = description.get("label_names")
     labels = LabelSet(tuple(map(str, names))) if isinstance(names, list) else None
-    licence = (description.get("pretrained_cfg") or {}).get("license")
+    table = description.get("pretrained_cfg")
+    if isinstance(table, Mapping) and isinstance(table.get("license"), str):
+        licence = table["license"]
     return Stored(labels=labels, licence=licence, description=description, processor=processor)
 
 
 def read_beside(folder: Path) -> dict[str, Any]:
     """What open_clip tells beside its weights, under `open_clip`, where it does."""
     path = folder / "open_clip_config.json"
-    return {"open_clip": _read_json(path)} if path.is_file() else {}
+    return {"open_clip": read_json(path)} if path.is_file() else {}
 
 
 def _read_processor(folder: Path) -> dict[str, Any] | None:
     """How transformers would prepare images: a file of its own, or a part of the file of a model with text."""
     if (folder / "preprocessor_config.json").is_file():
-        return _read_json(folder / "preprocessor_config.json")
+        return read_json(folder / "preprocessor_config.json")
     if (folder / "processor_config.json").is_file():
-        part = _read_json(folder / "processor_config.json").get("image_processor")
+        part = read_json(folder / "processor_config.json").get("image_processor")
         return part if isinstance(part, dict) else None
     return None
 
@@ -152,10 +156,10 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def _read_record(folder: Path) -> Stored:
-    table = _read_json(folder / RECORD_FILE)
+    table = read_json(folder / RECORD_FILE)
     for name, digest in table.get("sha256", {}).items():
         path = folder / name
-        if path.parent != folder or not path.is_file() or sha256(path) != digest:
+        if path.parent != folder or not path.is_file() or sha256(followed(path)) != digest:
             raise WeightsError(
                 f"{path} is not the file that {RECORD_FILE} was written with; the folder is damaged or edited"
             )
@@ -185,16 +189,6 @@ def sha256(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise WeightsError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(table, dict):
-        raise WeightsError(f"{path} should be a JSON table, found {type(table).__name__}")
-    return table
 
 
 def _write_json(path: Path, table: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from vitrail.errors import WeightsError, close_matches
+from vitrail.weights.files import followed
 
 _PICKLED = (".pt", ".pth", ".bin", ".pkl", ".ckpt", ".tar")
 _WANTED = [
@@ -37,10 +38,11 @@ def locate(source: str | Path) -> Path:
 def _in_folder(folder: Path) -> Path:
     for candidate in (folder / "model", folder):  # a run folder keeps its model folder in model/
         if (candidate / "model.safetensors").is_file():
-            return candidate
+            followed(candidate / "model.safetensors")
+            return candidate if candidate is folder else followed(candidate)
     weights = sorted(p for p in folder.iterdir() if p.suffix in (".npz", ".safetensors"))
     if len(weights) == 1:
-        return weights[0]
+        return followed(weights[0])
     if weights:
         raise WeightsError(
             f"{folder} holds {len(weights)} weights files; name one: {', '.join(p.name for p in weights)}"

@@ -1,9 +1,7 @@
 """Bytes -> verified -> format -> renamed -> resampled -> model; strict at every step."""
 
 import json
-import math
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,11 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from vitrail.config import Preprocess
@@ -25,6 +20,7 @@ from vitrail.models.catalog import ModelConfig, find_model
 from vitrail.types import LabelSet
 from vitrail.weights.checkpoint import MODEL_FILE, Stored, read_beside, read_stored
 from vitrail.weights.fetch import locate
+from vitrail.weights.files import FLOATS, read_file, read_headers
 from vitrail.weights.formats.big_vision import BIG_VISION
 from vitrail.weights.formats.dinov2 import DINOV2, DINOV2_CLASSIFIER
 from vitrail.weights.formats.hf_clip import HF_CLIP, HF_CLIP_BARE
@@ -38,7 +34,7 @@ from vitrail.weights.formats.openai_clip import OPEN_CLIP, OPEN_CLIP_VISUAL
 from vitrail.weights.formats.timm import TIMM, TIMM_IN_OPEN_CLIP
 from vitrail.weights.formats.torchvision import TORCHVISION, TORCHVISION_OLD
 from vitrail.weights.huggingface import label_names
-from vitrail.weights.rename import Format, Hints, Shapes, claims, read_tensors
+from vitrail.weights.rename import Format, Hints, Shapes, check_shapes, claims, read_tensors
 from vitrail.weights.resize import resized
 
 FORMATS: dict[str, Format] = {
@@ -51,9 +47,7 @@ FORMATS: dict[str, Format] = {
         *(HF_CLIP, HF_CLIP_BARE, HF_SIGLIP, HF_SIGLIP_BARE, HF_SIGLIP_CLASSIFIER),
     )
 }
-_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _IMAGENET = ("npz", "npz-linen", "big_vision", "torchvision", "torchvision-old")  # whose 1,000 classes are in its order
-_LARGEST = 64 * 2**30  # bytes an archive may unpack to
 
 
 @dataclass(frozen=True)
@@ -71,6 +65,20 @@ class Loaded:
     passengers: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a source holds, before its numbers are read. `riding` are the keys of its passengers."""
+
+    file: Path
+    stored: Stored
+    form: Format
+    config: ModelConfig
+    preprocess: Preprocess
+    labels: LabelSet | None
+    riding: frozenset[str]
+    dtypes: frozenset[str]
+
+
 def load_weights(
     source: str | Path,
     model: str | None = None,
@@ -84,83 +92,53 @@ def load_weights(
     positions by the rule of the format's own library; other `classes` put a new zero head on (ViT paper, section 3.2).
     Raises WeightsError or UnknownName.
     """
-    path = locate(source)
-    stored = read_stored(path) if path.is_dir() else Stored(description=read_beside(path.parent) or None)
-    file = path / MODEL_FILE if path.is_dir() else path
-    named = find_model(model) if model is not None else None
-    form, tensors = _recognise(read_file(file), stored, file.name)
-    riding = {key for key in tensors if any(re.fullmatch(pattern, key) for pattern in form.passengers)}
-    _check_floating({key: tensor for key, tensor in tensors.items() if key not in riding}, file.name)
-    config = stored.config or _infer(form, tensors, Hints(named, image_size, stored.description), file.name)
-    if named is not None:
-        _check_named(config, named, str(model), file.name)
-    network = _build({k: t for k, t in tensors.items() if k not in riding}, form, config, file.name)
+    found = identify(source, model, image_size)
+    stored, form, config = found.stored, found.form, found.config
+    tensors = read_file(found.file)
+    tensors = dict(form.prepare(tensors)) if stored.form is None else tensors
+    network = _build({k: t for k, t in tensors.items() if k not in found.riding}, form, config, found.file.name)
     network = resized(network, image_size=image_size, classes=classes)
-    preprocess = _preprocess(stored, form, config)
+    preprocess = found.preprocess
     if network.config.image_size != preprocess.size:
         preprocess = preprocess.model_copy(update={"size": network.config.image_size})
     return Loaded(
         model=network,
         preprocess=preprocess,
-        labels=_labels(stored, form, config) if network.config.classes == config.classes else None,
+        labels=found.labels if network.config.classes == config.classes else None,
         record=stored.record,
         licence=stored.licence,
         source=str(source),
         form=form.name,
-        passengers={key: tensors[key] for key in sorted(riding)},
+        passengers={key: tensors[key] for key in sorted(found.riding)},
     )
 
 
-def read_file(path: Path) -> dict[str, Tensor]:
-    """All tensors of a .safetensors or .npz file; no code in either can run. WeightsError on anything odd."""
-    try:
-        if path.suffix == ".npz":
-            tensors = _read_npz(path)
-        elif path.suffix == ".safetensors":
-            tensors = load_file(path)
-        else:
-            raise WeightsError(f"{path.name} is neither .safetensors nor .npz, the only weight files that are read")
-    except (SafetensorError, ValueError, TypeError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{path.name} is not a sound {path.suffix} file: {str(error).splitlines()[0]}") from error
-    broken = [key for key, t in tensors.items() if t.dtype in _DTYPES and not bool(torch.isfinite(t).all())]
-    if broken:
-        raise WeightsError(f"{path.name} holds NaN or infinite numbers in {', '.join(broken)}")
-    return tensors
-
-
-def _check_floating(tensors: Mapping[str, Tensor], name: str) -> None:
-    odd = [f"{key} {tensor.dtype}" for key, tensor in tensors.items() if tensor.dtype not in _DTYPES]
+def identify(source: str | Path, model: str | None = None, image_size: tuple[int, int] | None = None) -> Found:
+    """What is stored at `source`, from the headers of its files alone; see `load_weights`. Raises WeightsError for what
+    cannot be loaded, but for numbers that are not finite."""
+    path = locate(source)
+    stored = read_stored(path) if path.is_dir() else Stored(description=read_beside(path.parent) or None)
+    file = path / MODEL_FILE if path.is_dir() else path
+    named = find_model(model) if model is not None else None
+    form, tensors = _recognise(read_headers(file), stored, file.name)
+    riding = {key for key in tensors if any(re.fullmatch(pattern, key) for pattern in form.passengers)}
+    driving = {key: tensor for key, tensor in tensors.items() if key not in riding}
+    odd = [f"{key} {tensor.dtype}" for key, tensor in driving.items() if tensor.dtype not in FLOATS]
     if odd:
-        raise WeightsError(f"{name} holds tensors that are not floating point: {', '.join(odd)}")
-
-
-def _read_npz(path: Path) -> dict[str, Tensor]:
-    """Arrays of an archive, whose sizes are checked before anything is unpacked; bfloat16 arrives as 2-byte void."""
-    tensors = {}
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it is a single array, not an archive")
-        assert archive.zip is not None
-        sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.zip.infolist()}
-        if sum(sizes.values()) > _LARGEST:
-            raise ValueError(f"it unpacks to {sum(sizes.values()) / 2**30:.0f} GiB; the most is {_LARGEST // 2**30}")
-        for key in archive.files:
-            with archive.zip.open(f"{key}.npy") as member:
-                version = np.lib.format.read_magic(member)
-                header = (
-                    np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                )
-                shape, _, dtype = header(member)
-            if dtype.hasobject:
-                raise ValueError(f"{key} holds Python objects, which are never read")
-            if math.prod(shape) * dtype.itemsize > sizes[key]:
-                raise ValueError(f"{key} claims the shape {shape}, more than the {sizes[key]} bytes stored")
-            array = archive[key]
-            if array.dtype.kind == "V" and array.dtype.itemsize == 2:
-                tensors[key] = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-            else:
-                tensors[key] = torch.from_numpy(array)
-    return tensors
+        raise WeightsError(f"{file.name} holds tensors that are not floating point: {', '.join(odd)}")
+    shapes: Shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    try:
+        config = stored.config or _infer(form, shapes, Hints(named, image_size, stored.description), file.name)
+        if named is not None:
+            _check_named(config, named, str(model), file.name)
+        check_shapes({key: shapes[key] for key in driving}, form.rules(config), model_shapes(config), file.name)
+        preprocess, labels = _preprocess(stored, form, config), _labels(stored, form, config)
+    except (TypeError, KeyError, AttributeError, IndexError, ArithmeticError, ValueError) as error:
+        if stored.description is None:
+            raise
+        raise WeightsError(f"config.json beside {file.name} is not usable: {type(error).__name__}: {error}") from error
+    dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in driving.values()}
+    return Found(file, stored, form, config, preprocess, labels, frozenset(riding), frozenset(dtypes))
 
 
 def _recognise(tensors: Mapping[str, Tensor], stored: Stored, name: str) -> tuple[Format, Mapping[str, Tensor]]:
@@ -180,8 +158,7 @@ def _recognise(tensors: Mapping[str, Tensor], stored: Stored, name: str) -> tupl
     raise WeightsError(f"the keys of {name} fit no known format; it begins {first}; known: {known}")
 
 
-def _infer(form: Format, tensors: Mapping[str, Tensor], hints: Hints, name: str) -> ModelConfig:
-    shapes: Shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+def _infer(form: Format, shapes: Shapes, hints: Hints, name: str) -> ModelConfig:
     try:
         return form.infer(shapes, hints)
     except ValidationError as error:
@@ -197,6 +174,12 @@ def _check_named(found: ModelConfig, named: ModelConfig, model: str, name: str) 
     ]
     if wrong:
         raise WeightsError(f"{name} does not hold a {model}: {', '.join(wrong)}")
+
+
+def model_shapes(config: ModelConfig) -> Shapes:
+    """The shape of every tensor of a model."""
+    with torch.device("meta"):
+        return {key: tuple(value.shape) for key, value in build(config).state_dict().items()}
 
 
 def _build(tensors: Mapping[str, Tensor], form: Format, config: ModelConfig, name: str) -> Network:

@@ -82,18 +82,23 @@ def read_tensors(theirs: Tensors, rules: Sequence[Rule], expected: Shapes, sourc
 
     Raises WeightsError naming every unknown, missing and mis-shaped key at once.
     """
+    check_shapes({key: tuple(tensor.shape) for key, tensor in theirs.items()}, rules, expected, source)
+    return {rule.ours: rule.read([theirs[key] for key in rule.theirs]).contiguous() for rule in rules}
+
+
+def check_shapes(theirs: Shapes, rules: Sequence[Rule], expected: Shapes, source: str) -> None:
+    """WeightsError naming every unknown, missing and mis-shaped key of a file at once."""
     shapes = file_shapes(rules, expected)
     unknown = sorted(theirs.keys() - shapes.keys())
     missing = [key for key in shapes if key not in theirs]
     misshaped = [
-        f"{key} {tuple(theirs[key].shape)} instead of {shape}"
+        f"{key} {theirs[key]} instead of {shape}"
         for key, shape in shapes.items()
-        if key in theirs and tuple(theirs[key].shape) != shape
+        if key in theirs and theirs[key] != shape
     ]
     parts = [("missing", missing), ("unknown", unknown), ("mis-shaped", misshaped)]
     if problems := [f"{kind}: {', '.join(keys)}" for kind, keys in parts if keys]:
         raise WeightsError(f"{source} does not hold the weights of this model; {'; '.join(problems)}")
-    return {rule.ours: rule.read([theirs[key] for key in rule.theirs]).contiguous() for rule in rules}
 
 
 def write_tensors(ours: Tensors, rules: Sequence[Rule]) -> dict[str, Tensor]:
