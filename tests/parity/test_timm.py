@@ -16,8 +16,10 @@ from timm.layers import resample_abs_pos_embed
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
+from vitrail.config import ViTConfig
 from vitrail.errors import WeightsError
-from vitrail.models.catalog import find_model
+from vitrail.models.catalog import MODELS, find_model
+from vitrail.models.cost import parameters
 from vitrail.models.trace import trace
 from vitrail.ops.grid import resample_positions
 from vitrail.weights.formats.timm import TIMM
@@ -274,6 +276,18 @@ def test_names_of_other_networks_are_refused(name: str) -> None:
     assert timm.is_model(name)
     with pytest.raises(WeightsError, match="is not one of timm's networks that are read"):
         options_of(name)
+
+
+@pytest.mark.parametrize("name", [name for name, c in MODELS.items() if isinstance(c, ViTConfig) and c.stem is None])
+def test_the_sizes_of_the_catalog_have_as_many_parameters_in_timm(name: str) -> None:
+    config = find_model(name)
+    assert isinstance(config, ViTConfig)
+    ratio = config.mlp_dim / config.width
+    theirs = VisionTransformer(
+        img_size=config.image_size, patch_size=config.patch_size, embed_dim=config.width, depth=config.depth,
+        num_heads=config.heads, mlp_ratio=ratio, weight_init="skip", device="meta",
+    )  # fmt: skip
+    assert sum(p.numel() for p in theirs.parameters()) == parameters(config)
 
 
 def test_the_sizes_of_the_catalog_have_the_heads_of_their_names() -> None:
