@@ -36,7 +36,8 @@ def fit(pixels: Pixels, config: Preprocess) -> Fitted:
     if config.resize == "shortest":
         pixels = _middle(pixels)
         cover = covering_size(_size(pixels), cover)
-    return centre_crop(resize(pixels, cover, config.interpolation, config.antialias), (rows, cols))
+    pixels = resize(pixels, cover, config.interpolation, config.antialias)
+    return centre_crop(pixels, (rows, cols), config.odd_margin == "down")
 
 
 def to_model(pixels: UInt8[Tensor, "*B 3 H W"], config: Preprocess) -> Float[Tensor, "*B 3 H W"]:
@@ -79,14 +80,17 @@ def resize(pixels: Pixels, size: tuple[int, int], interpolation: str, antialias:
     return image.clamp_(0, 255).round_().to(torch.uint8)[0]
 
 
-def centre_crop(pixels: Pixels, size: tuple[int, int]) -> Fitted:
-    """The middle (rows, cols) of an image; an image smaller than that is padded with black on all sides first."""
+def centre_crop(pixels: Pixels, size: tuple[int, int], down: bool = False) -> Fitted:
+    """The middle (rows, cols) of an image; an image smaller than that is padded with black on all sides first.
+
+    Half a pixel of the margin is rounded to even, as torchvision does, or down.
+    """
     (rows, cols), (height, width) = size, _size(pixels)
     if height < rows or width < cols:
         down, across = max(rows - height, 0), max(cols - width, 0)
         pixels = functional.pad(pixels, (across // 2, (across + 1) // 2, down // 2, (down + 1) // 2))
         height, width = _size(pixels)
-    top, left = round((height - rows) / 2), round((width - cols) / 2)  # round half to even, as torchvision does
+    top, left = ((side // 2 if down else round(side / 2)) for side in (height - rows, width - cols))
     return pixels[:, top : top + rows, left : left + cols]
 
 

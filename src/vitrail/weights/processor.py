@@ -24,8 +24,8 @@ def read_processor(processor: Mapping[str, Any], default: Preprocess) -> Preproc
     if not math.isclose(processor.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6):
         raise WeightsError(f"preprocessor_config.json has rescale_factor={processor['rescale_factor']!r}, not 1/255")
     resized, shortest = _resized(processor.get("size"), square, default)
-    cropped = resized
-    if processor.get("do_center_crop", processor.get("crop_size") is not None):
+    cropped, told = resized, [field for field in ("size", "crop_size") if processor.get(field) is not None]
+    if processor.get("do_center_crop", told != ["size"]):
         cropped = _sides(processor.get("crop_size"), "crop_size") or default.size
     elif shortest:
         raise WeightsError("preprocessor_config.json keeps the shape of an image without a crop; models take one size")
@@ -38,17 +38,32 @@ def read_processor(processor: Mapping[str, Any], default: Preprocess) -> Preproc
     return Preprocess(
         size=cropped,
         resize="shortest" if shortest else "squash",
-        crop=_share(cropped, resized),
+        crop=_share(cropped, resized, default.crop),
         interpolation=default.interpolation if resample is None else _RESAMPLE[resample],
+        odd_margin="down" if shortest or cropped != resized else "even",
         mean=tuple(processor.get("image_mean", default.mean)) if normalised else (0.0, 0.0, 0.0),
         std=tuple(processor.get("image_std", default.std)) if normalised else (1.0, 1.0, 1.0),
     )
 
 
+def nearest(preprocess: Preprocess) -> tuple[Preprocess, tuple[str, ...]]:
+    """The closest that transformers can do to an image, and in words what is lost by that."""
+    changes, losses = {}, []
+    if not preprocess.antialias and preprocess.interpolation != "nearest":
+        changes["antialias"] = True
+        losses.append("images are resized with antialiasing instead of without")
+    margins = [math.floor(side / preprocess.crop) - side for side in preprocess.size]
+    differs = preprocess.resize == "shortest" or any(margin % 4 == 3 for margin in margins)
+    if preprocess.odd_margin == "even" and differs:
+        changes["odd_margin"] = "down"
+        losses.append("a crop with an odd margin is rounded down instead of to even, by at most one pixel")
+    return preprocess.model_copy(update=changes), tuple(losses)
+
+
 def write_processor(preprocess: Preprocess) -> dict[str, Any]:
     """A preprocessor_config.json with which transformers does the same. Raises WeightsError where it cannot."""
-    if not preprocess.antialias and preprocess.interpolation != "nearest":
-        raise WeightsError("transformers resizes images with antialiasing, and this model's preprocessing without")
+    if losses := nearest(preprocess)[1]:
+        raise WeightsError(f"transformers cannot prepare images as this model wants them: {'; '.join(losses)}")
     rows, cols = (math.floor(side / preprocess.crop) for side in preprocess.size)
     size: dict[str, int] = {"height": rows, "width": cols}
     if preprocess.resize == "squash":
@@ -56,7 +71,7 @@ def write_processor(preprocess: Preprocess) -> dict[str, Any]:
     else:
         if rows != cols or preprocess.size[0] != preprocess.size[1]:
             raise WeightsError(
-                f"transformers cannot resize an image to cover {rows} x {cols} pixels and keep its shape"
+                f"transformers cannot keep the shape of an image that is to cover {rows} x {cols} pixels"
             )
         kind, size = "BitImageProcessor", {"shortest_edge": rows}
     table: dict[str, Any] = {
@@ -115,10 +130,10 @@ def _sides(value: object, name: str) -> tuple[int, int] | None:
     raise WeightsError(f"preprocessor_config.json has {name}={value!r}; a number, a height and width, or shortest_edge")
 
 
-def _share(cropped: tuple[int, int], resized: tuple[int, int]) -> float:
-    """The `crop` for which floor(cropped / crop) is `resized` on both sides."""
-    share = min(1.0, cropped[0] / resized[0]) if resized[0] else 0.0
-    for candidate in (share, math.nextafter(share, 0.0), math.nextafter(share, 1.0)):
-        if candidate and all(math.floor(c / candidate) == r for c, r in zip(cropped, resized, strict=True)):
+def _share(cropped: tuple[int, int], resized: tuple[int, int], usual: float) -> float:
+    """A `crop` for which floor(cropped / crop) is `resized` on both sides, the usual one if it is."""
+    share = cropped[0] / resized[0] if 0 < cropped[0] <= resized[0] else 1.0
+    for candidate in (usual, share, math.nextafter(share, 0.0), math.nextafter(share, 1.0)):
+        if all(math.floor(c / candidate) == r for c, r in zip(cropped, resized, strict=True)):
             return candidate
     raise WeightsError(f"preprocessor_config.json crops {cropped} pixels out of {resized}, which is not one share")

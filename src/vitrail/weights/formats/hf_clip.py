@@ -98,7 +98,7 @@ def _description(config: Any, labels: LabelSet | None, projection: bool = True) 
 def _preprocess(size: tuple[int, int]) -> Preprocess:
     """CLIPImageProcessor: the shorter side to the size, the centre, bicubic, CLIP's own mean and deviation."""
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-    return Preprocess(size=size, crop=1.0, mean=mean, std=std)
+    return Preprocess(size=size, crop=1.0, odd_margin="down", mean=mean, std=std)
 
 
 def _read_processor(processor: Mapping[str, Any]) -> Preprocess:

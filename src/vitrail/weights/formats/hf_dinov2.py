@@ -134,7 +134,8 @@ def _ratio(config: ViTConfig) -> int:
 
 def _preprocess(size: tuple[int, int]) -> Preprocess:
     """The published networks: the shorter side to 256, the centre 224, bicubic, ImageNet's mean and deviation."""
-    return Preprocess(size=size, crop=0.875, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return Preprocess(size=size, crop=0.875, odd_margin="down", mean=mean, std=std)
 
 
 def _read_processor(processor: Mapping[str, Any]) -> Preprocess:

@@ -122,7 +122,7 @@ def _prepare(tensors: Tensors) -> Tensors:
 
 def _preprocess(size: tuple[int, int]) -> Preprocess:
     """DINOv3ViTImageProcessor: squash, bilinear, ImageNet's mean and deviation. It resizes floats, vitrail whole
-    numbers, which rounds by up to half of one in 255."""
+    numbers, which rounds by up to one in 255."""
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     return Preprocess(size=size, resize="squash", crop=1.0, interpolation="bilinear", mean=mean, std=std)
 

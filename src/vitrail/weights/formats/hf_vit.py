@@ -143,7 +143,7 @@ def _vit_preprocess(size: tuple[int, int]) -> Preprocess:
 def _deit_preprocess(size: tuple[int, int]) -> Preprocess:
     """The published DeiT: both sides to 256, the centre 224, bicubic, ImageNet's mean and deviation."""
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return Preprocess(size=size, resize="squash", crop=0.875, interpolation="bicubic", mean=mean, std=std)
+    return Preprocess(size=size, resize="squash", crop=0.875, odd_margin="down", mean=mean, std=std)
 
 
 def _format(name: str, names: _Names, kind: _Kind) -> Format:
