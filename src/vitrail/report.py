@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, JsonValue, ValidationError
@@ -144,7 +144,7 @@ class Report(Config):
         write_text(Path(path), self.json())
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path) -> "Report":
         """Read a saved report. Raises DataError where the file is missing or is not one."""
         try:
             return cls.model_validate_json(Path(path).read_bytes())

@@ -1,18 +1,19 @@
 """Code blocks of a Markdown file, and what each says is to be done with it.
 
 A comment on the line above a block, `<!-- run: slow -->`, says how: `run` (the default for bash and python), `slow`
-(takes over ten seconds), `needs shared` (real photos and weights), `output` (what the block before prints),
-`not run: REASON` (for a command that cannot run inside a test, with the reason for the reader of the test's log), or
-`text` (a block that is no program).
+(takes over ten seconds), `needs shared` (real weights), `output` (what the block before prints, line for line; `output:
+other numbers` where they differ from run to run), `not run: REASON` (for a command that cannot run inside a test, with
+the reason for the reader), or `text` (a block that is no program).
 """
 
 import re
 from dataclasses import dataclass
 
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
-MARK = re.compile(r"<!--\s*(.*?)\s*-->\s*\Z", re.DOTALL)
+MARK = re.compile(r"<!--\s*((?:(?!-->).)*?)\s*-->\s*\Z", re.DOTALL)
 RUNNABLE = ("bash", "python")
-MARKS = ("run", "run: slow", "run: needs shared", "run: slow, needs shared", "output", "text")
+OTHER_NUMBERS = "output: other numbers"
+MARKS = ("run", "run: slow", "run: needs shared", "run: slow, needs shared", "output", OTHER_NUMBERS, "text")
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,13 @@ def blocks(text: str) -> list[Block]:
             raise ValueError(f"line {line}: unknown mark {given!r}")
         if given.startswith("run") and language not in RUNNABLE:
             raise ValueError(f"line {line}: {language!r} cannot be run")
-        if given == "output" and not any(b.runs for b in found):
+        if given.startswith("output") and not any(b.runs for b in found):
             raise ValueError(f"line {line}: the output of nothing")
         found.append(Block(language, body, line, given))
     return found
 
 
-def shape(line: str) -> str:
-    """A line of output without what differs from run to run: numbers, and the space and rules that align them."""
-    return re.sub(r"[\s|─-]+", " ", re.sub(r"\d[\d.,:]*", "0", line)).strip()
+def plain(line: str, *, numbers: bool) -> str:
+    """A line of output without the space and rules that align it; without `numbers`, each that stands alone is 0."""
+    text = line if numbers else re.sub(r"(?<![\w/-])\d[\d.,]*", "0", line)
+    return re.sub(r"[\s|─]+", " ", text).strip()

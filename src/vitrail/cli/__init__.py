@@ -74,7 +74,7 @@ def _run(arguments: list[str]) -> int:
 
         return _mistake(sentence(error, [verb.__name__ for verb in VERBS]))
     except KeyboardInterrupt as stop:
-        print(f"\nvitrail: stopped{_after(stop)}", file=sys.stderr)
+        print(f"vitrail: stopped{_after(stop)}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         raise

@@ -1,7 +1,9 @@
 """`vitrail demo`: the whole path on handwritten digits, from nothing to a measured model, in under two minutes."""
 
+import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -27,23 +29,37 @@ def demo(
     from vitrail.cli.progress import reporting
     from vitrail.data.sources import open_dataset
     from vitrail.inference import load
+    from vitrail.report import Report
     from vitrail.train import train
 
-    with reporting() as notify:
-        result = train("digits", out=out, seed=seed, notify=notify)
-    held_out = open_dataset("digits").split(result.report.data.split)
-    chosen = choose(result.report, held_out)
-    predictions = load(result.folder).predict([held_out.read(i).data for i in chosen], top=2)
-    print(f"\n{result.report.verdict()}\n\nFour of the digits that it had not seen:\n")
+    folder = Path(out)
+    if _made_before(folder, seed):
+        print(f"{folder} holds this run already: here it is again (for a new one: --out or --seed).")
+        report = Report.load(folder / "evaluation.json")
+    else:
+        with reporting() as notify:
+            report = train("digits", out=folder, seed=seed, notify=notify).report
+    held_out = open_dataset("digits").split(report.data.split)
+    chosen = choose(report, held_out)
+    predictions = load(folder).predict([held_out.read(i).data for i in chosen], top=2)
+    print(f"\n{report.verdict()}\n\n{len(chosen)} of the digits that it had not seen:\n")
     print(gallery(held_out, chosen, predictions))
     print(f"""
-The report      {result.folder / "report.html"}   (open it in a browser)
-The model       {result.folder / "model"}
-Every number    {result.folder / "evaluation.json"}
+The report      {folder / "report.html"}   (open it in a browser)
+The model       {folder / "model"}
+Every number    {folder / "evaluation.json"}
 
 Now your own photos, one folder of images for each class:
     vitrail train PHOTOS --out runs/photos
     vitrail predict runs/photos PHOTO.jpg""")
+
+
+def _made_before(folder: Path, seed: int) -> bool:
+    try:
+        run = json.loads((folder / "run.json").read_bytes())
+        return bool(run["finished"] and run["data"]["name"] == "digits" and run["seed"] == seed)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def choose(report: "Report", source: "Source") -> list[int]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from vitrail.cli.output import write
+from vitrail.cli.output import check, write
 from vitrail.cli.values import File, Name
 
 
@@ -34,13 +34,14 @@ def evaluate(
     from vitrail.evaluate import open_as_trained, picture_mistakes, render
     from vitrail.inference import load
 
+    check({"--json": json, "--html": html})
     classifier = load(model_source, model=model)
     images = open_as_trained(data, classifier.record)
     with counting("evaluate") as notify:
         report = run(classifier, images, split=split, notify=notify)
+    if "-" not in (json, html):
+        sys.stdout.write(report.markdown())
     if json is not None:
         write(json, report.json())
     if html is not None:
         write(html, render(report, mistakes=picture_mistakes(report, images), title=f"{model_source} on {images.name}"))
-    if json != "-":
-        sys.stdout.write(report.markdown())

@@ -1,7 +1,20 @@
 """Files that a command writes for the user; `-` is stdout."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+
+
+def check(places: Mapping[str, str | None]) -> None:
+    """Refuse before the work begins what cannot be written; `places` maps options to what was given. A UserError."""
+    from vitrail.errors import ConfigError, StorageError
+
+    on_stdout = [option for option, place in places.items() if place == "-"]
+    if len(on_stdout) > 1:
+        raise ConfigError(f"{' - and '.join(on_stdout)} - would mix on stdout: write one of them to a file")
+    for place in filter(None, places.values()):
+        if Path(place).is_dir():
+            raise StorageError(f"cannot write {place}: it is a folder; name a file")
 
 
 def write(place: str, text: str) -> None:
@@ -9,15 +22,12 @@ def write(place: str, text: str) -> None:
 
     A pipe or a device takes the text as it comes: it can be neither replaced nor written twice.
     """
-    from vitrail.errors import StorageError
     from vitrail.report import write_text
 
     if place == "-":
         sys.stdout.write(text)
         return
     path = Path(place)
-    if path.is_dir():
-        raise StorageError(f"cannot write {place}: it is a folder; name a file")
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8")
     else:

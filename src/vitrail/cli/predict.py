@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 from cyclopts import Parameter
 
-from vitrail.cli.output import write
+from vitrail.cli.output import check, write
 from vitrail.cli.table import show
 from vitrail.cli.values import File, Name, Whole
 
@@ -42,8 +42,7 @@ def predict(
 
     if top < 1:
         raise ConfigError(f"--top should be at least 1, found {top}")
-    if json == csv == "-":
-        raise ConfigError("--json - and --csv - would mix on stdout: write one of them to a file")
+    check({"--json": json, "--csv": csv})
     paths = list_images(photos)
     classifier = load(model_source, model=model)
     found: list[Prediction] = []
@@ -54,12 +53,12 @@ def predict(
     for prediction in found:
         if prediction.error is not None:
             print(f"vitrail: {printable(prediction.id)}: {prediction.error}", file=sys.stderr)
+    if "-" not in (json, csv):
+        _show(found, sys.stdout)
     if json is not None:
         write(json, json_format.dumps([record(p) for p in found], indent=2) + "\n")
     if csv is not None:
         write(csv, as_csv(found))
-    if "-" not in (json, csv):
-        _show(found, sys.stdout)
     broken = sum(p.error is not None for p in found)
     if broken == len(found):
         raise ImageError(f"none of the {broken} images could be read")

@@ -171,7 +171,7 @@ def _damage(format: str | None, error: Exception) -> str:
     if "truncat" in text.lower() or isinstance(error, EOFError):
         return f"truncated {format} file"
     detail = "".join(c for c in text if c.isprintable())[:80]
-    return f"damaged {format} file" + (f" ({detail})" if detail else "")
+    return f"damaged {format} file" + (f" ({detail})" if " " in detail else "")  # one word alone explains nothing
 
 
 def _not_an_image(data: bytes) -> str:

@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,12 +66,12 @@ class TrainLoader:
 
         Raises DataError with the list once more than data.max_broken of the source's images are unreadable.
         """
-        for step, part in zip(
-            range(start_step, stop_step), _run(self._make, range(start_step, stop_step), self.workers), strict=True
-        ):
-            self._count(part.broken)
-            batch = Batch(to_model(part.pixels, self.preprocess), part.labels, part.index)
-            yield mix(batch, self.augment, len(self.source.classes), batch_seed(self.seed, step))
+        steps = range(start_step, stop_step)
+        with closing(_run(self._make, steps, self.workers)) as parts:
+            for step, part in zip(steps, parts, strict=True):
+                self._count(part.broken)
+                batch = Batch(to_model(part.pixels, self.preprocess), part.labels, part.index)
+                yield mix(batch, self.augment, len(self.source.classes), batch_seed(self.seed, step))
 
     def _count(self, broken: list[tuple[int, str]]) -> None:
         self.broken.update((self.source.id(index), reason) for index, reason in broken)
@@ -105,10 +106,11 @@ class EvaluationPass:
     def __iter__(self) -> Iterator[Batch]:
         self.unreadable = []
         make = _EvaluationParts(self.source, self.preprocess, self.batch_size)
-        for part in _run(make, range(len(self)), self.workers):
-            self.unreadable += [(self.source.id(index), reason) for index, reason in part.broken]
-            if len(part.index):
-                yield Batch(to_model(part.pixels, self.preprocess), part.labels, part.index)
+        with closing(_run(make, range(len(self)), self.workers)) as parts:
+            for part in parts:
+                self.unreadable += [(self.source.id(index), reason) for index, reason in part.broken]
+                if len(part.index):
+                    yield Batch(to_model(part.pixels, self.preprocess), part.labels, part.index)
 
 
 def worker_count(source: Source, workers: int | None) -> int:
@@ -211,29 +213,34 @@ class _EvaluationParts:
         return _Part(pixels, self.labels[at], at, broken)
 
 
-def _run(make: Any, numbers: Sequence[int], workers: int) -> Iterator[_Part]:
+def _run(make: Any, numbers: Sequence[int], workers: int) -> Generator[_Part, None, None]:
     """make[number] for each number, in order, by worker processes where there are any."""
     if not workers:
         yield from (make[number] for number in numbers)
         return
     guarded: Any = _Guarded(make)
-    loader: DataLoader[_Part | DataError] = DataLoader(
-        guarded,
-        sampler=numbers,
-        batch_size=None,
-        num_workers=min(workers, max(1, len(numbers))),
-        collate_fn=_as_it_is,
-        worker_init_fn=_start_worker,
-        multiprocessing_context="fork" if sys.platform == "linux" else None,
-        generator=torch.Generator(),  # the loader draws a seed for its workers: not from the caller's generator
-    )
-    with warnings.catch_warnings():  # Python 3.12 warns of every fork in a process with threads
+    with warnings.catch_warnings():
+        # Python 3.12 warns of forks in a process with threads, torch of more workers than cores: both were asked for.
         warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
+        loader: DataLoader[_Part | DataError] = DataLoader(
+            guarded,
+            sampler=numbers,
+            batch_size=None,
+            num_workers=min(workers, max(1, len(numbers))),
+            collate_fn=_as_it_is,
+            worker_init_fn=_start_worker,
+            multiprocessing_context="fork" if sys.platform == "linux" else None,
+            generator=torch.Generator(),  # the loader draws a seed for its workers: not from the caller's generator
+        )
         parts = iter(loader)
-    for part in parts:
-        if isinstance(part, DataError):
-            raise part
-        yield part
+    try:
+        for part in parts:
+            if isinstance(part, DataError):
+                raise part
+            yield part
+    finally:
+        del parts  # ends the workers now, not when the last traceback that holds this frame is gone
 
 
 class _Guarded:

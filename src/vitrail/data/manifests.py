@@ -161,14 +161,13 @@ def _json_lines(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[str]
 
 def _column(columns: Iterable[str], accepted: Sequence[str], path: Path, what: str) -> str:
     """The column whose name is the first accepted one. Raises DataError with the columns found."""
-    by_name = {column.strip().lower(): column for column in reversed(list(columns))}
+    columns = list(columns)
+    by_name = {column.strip().lower(): column for column in reversed(columns)}
     for name in accepted:
         if name in by_name:
             return by_name[name]
-    found = ", ".join(repr(c) for c in by_name.values()) or "none"
-    raise DataError(
-        f"{path.name} needs a column with {what}, called {' or '.join(accepted)}; found the columns {found}"
-    )
+    found = ", ".join(map(repr, columns)) or "none"
+    raise DataError(f"{path.name} needs a column with {what} ({', '.join(accepted)}), found the columns {found}")
 
 
 def _splits(values: Iterable[Any], where: str) -> list[str]:

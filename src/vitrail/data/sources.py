@@ -134,7 +134,7 @@ def _dataset(name: str, table: Table, val_share: float) -> Dataset:
         for split, part in parts.items():
             if missing := sorted(set(part.labels.tolist()) - trained):
                 names = ", ".join(repr(source.classes[label]) for label in missing[:20])
-                raise DataError(f"every class must have training images, but {names} is in {split} and not in train")
+                raise DataError(f"every class must have training images; {split} has {names}, which train lacks")
     return Dataset(name, source.classes, parts, declared, source)
 
 

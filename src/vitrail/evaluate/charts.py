@@ -14,8 +14,13 @@ from markupsafe import Markup, escape
 
 from vitrail.report import Calibration, percent
 
-WIDTH, HEIGHT = 320, 200  # user units; close to CSS pixels in the page's columns
-LEFT, RIGHT, TOP, BOTTOM = 40, 48, 10, 34  # room for tick labels, the last value, nothing, ticks and the axis title
+WIDTH, HEIGHT = 320.0, 200.0  # user units; close to CSS pixels in the page's columns
+LEFT, RIGHT, TOP, BOTTOM = (
+    40.0,
+    48.0,
+    10.0,
+    34.0,
+)  # room for tick labels, the last value, nothing, ticks and the axis title
 POINTS = 100  # of a line; more could not be told apart
 FEW = 10  # images of a bin whose accuracy says little
 
@@ -39,10 +44,9 @@ class Axis:
     end: float
     ticks: tuple[float, ...]
 
-    def at(self, value: float) -> str:
-        """Position of the value, to a hundredth of a unit."""
-        place = self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
-        return f"{place:.2f}".rstrip("0").rstrip(".")
+    def at(self, value: float) -> float:
+        """Position of the value."""
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
 def axis(values: Sequence[float], start: float, end: float, *, most: int = 5, floor: float | None = None) -> Axis:
@@ -50,7 +54,7 @@ def axis(values: Sequence[float], start: float, end: float, *, most: int = 5, fl
     low, high = min(values), max(values)
     low = low if floor is None else min(floor, low)
     if high <= low:
-        low, high = low - (abs(low) / 2 or 0.5), high + (abs(high) / 2 or 0.5)
+        low, high = (low - abs(low) / 2, high + abs(high) / 2) if low else (0.0, 1.0)
     step = _round_up((high - low) / most)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = tuple(i * step for i in range(first, last + 1))
@@ -70,18 +74,20 @@ def line_chart(
     """Curves over x from 0 to `end`. `shares`: y is 0..1, shown in percent; `zero`: the y axis starts at 0."""
     ys = [y for line in lines for _, y in line.points]
     # The x axis ends with the data: empty room on the right would read as training still to come.
-    across = Axis(0.0, end, LEFT, WIDTH - RIGHT, tuple(t for t in axis([0.0, end], 0, 1).ticks if t <= end))
+    # A run of 5 epochs in whole batches may end at 4.99, which is 5.
+    ticks = tuple(t for t in axis([0.0, end], 0.0, 1.0).ticks if t <= 1.02 * end)
+    across = Axis(0.0, max(end, ticks[-1]), LEFT, WIDTH - RIGHT, ticks)
     up = axis(ys, HEIGHT - BOTTOM, TOP, most=4, floor=0.0 if zero else None)
     if shares and up.high > 1:
         up = Axis(up.low, 1.0, up.start, up.end, tuple(t for t in up.ticks if t <= 1))
     parts = [_grid(across, up, x_title, shares)]
-    heights = _apart([float(up.at(line.points[-1][1])) for line in lines])
+    heights = _apart([up.at(line.points[-1][1]) for line in lines])
     for line, height in zip(lines, heights, strict=True):
-        path = " ".join(f"{across.at(x)},{up.at(y)}" for x, y in line.points)
+        path = " ".join(f"{across.at(x):.6g},{up.at(y):.6g}" for x, y in line.points)
         x, y = line.points[-1]
         parts += [
             f'<polyline class="curve {line.kind}" points="{path}"/>',
-            f'<circle class="dot {line.kind}" cx="{across.at(x)}" cy="{up.at(y)}" r="2.6"/>',
+            f'<circle class="dot {line.kind}" cx="{across.at(x):.6g}" cy="{up.at(y):.6g}" r="2.6"/>',
             _text(f"value {line.kind}", WIDTH - RIGHT + 7, height + 4, _value(y, shares)) if line.value else "",
         ]
     return _svg(WIDTH, HEIGHT, label, parts)
@@ -89,31 +95,31 @@ def line_chart(
 
 def reliability_chart(bins: Sequence[Calibration], label: str) -> Markup:
     """Accuracy over confidence: a dot for each bin, its gap to the diagonal as a stem, its number of images below."""
-    side, strip = 250, 44
+    side, strip = 250.0, 44.0
     fifths = tuple(i / 5 for i in range(6))
     across, up = Axis(0.0, 1.0, LEFT, LEFT + side, fifths), Axis(0.0, 1.0, TOP + side, TOP, fifths)
     bottom = TOP + side + 16 + strip
     held = [b for b in bins if b.count]
     most = max((b.count for b in held), default=1)
     parts = [_line("grid", LEFT, up.at(t), LEFT + side, up.at(t)) for t in up.ticks]
-    parts += [_text("end", LEFT - 7, float(up.at(t)) + 4, f"{100 * t:.0f}") for t in up.ticks]
-    parts.append(_line("ideal", across.at(0), up.at(0), across.at(1), up.at(1)))
+    parts += [_text("end", LEFT - 7, up.at(t) + 4, f"{100 * t:.0f}") for t in up.ticks]
+    parts.append(_line("ideal", across.at(0.0), up.at(0.0), across.at(1.0), up.at(1.0)))
     for b in held:
         sure, right = b.confidence or 0.0, b.accuracy or 0.0
         x, size, few = across.at(sure), 2.5 + 5.5 * math.sqrt(b.count / most), " few" if b.count < FEW else ""
         parts.append(_line(f"gap{few}", x, up.at(right), x, up.at(sure)))
-        parts.append(f'<circle class="point{few}" cx="{x}" cy="{up.at(right)}" r="{size:.1f}"/>')
+        parts.append(f'<circle class="point{few}" cx="{x:.6g}" cy="{up.at(right):.6g}" r="{size:.1f}"/>')
     for b in held:
-        tall, left, width = max(1.0, strip * b.count / most), float(across.at(b.low)) + 1, side * (b.high - b.low) - 2
+        tall, left, width = max(1.0, strip * b.count / most), across.at(b.low) + 1, side * (b.high - b.low) - 2
         parts.append(
             f'<rect class="bar" x="{left:.2f}" y="{bottom - tall:.2f}" width="{width:.2f}" height="{tall:.2f}"/>'
         )
     parts.append(_line("base", LEFT, bottom, LEFT + side, bottom))
     parts.append(_text("end", LEFT - 7, bottom - strip + 8, f"{most:,}"))
-    parts += [_text("mid", float(across.at(t)), bottom + 15, f"{100 * t:.0f}") for t in across.ticks]
+    parts += [_text("mid", across.at(t), bottom + 15, f"{100 * t:.0f}") for t in across.ticks]
     parts.append(_text("mid", LEFT + side / 2, bottom + 31, "how sure it is, %"))
-    upright = f"translate(11 {TOP + side / 2}) rotate(-90)"
-    parts.append(f'<g transform="{upright}">{_text("mid", 0, 0, "how often it is right, %")}</g>')
+    upright = f"translate(11 {TOP + side / 2:.6g}) rotate(-90)"
+    parts.append(f'<g transform="{upright}">{_text("mid", 0.0, 0.0, "how often it is right, %")}</g>')
     return _svg(LEFT + side + 16, bottom + 38, label, parts)
 
 
@@ -122,19 +128,19 @@ def _grid(across: Axis, up: Axis, x_title: str, shares: bool) -> str:
     parts = []
     for t in up.ticks:
         parts.append(_line("grid", left, up.at(t), right, up.at(t)))
-        parts.append(_text("end", left - 7, float(up.at(t)) + 4, f"{100 * t:.3g}" if shares else f"{t:.3g}"))
-    parts += [_text("mid", float(across.at(t)), bottom + 15, f"{t:.4g}") for t in across.ticks]
+        parts.append(_text("end", left - 7, up.at(t) + 4, f"{100 * t:.3g}" if shares else f"{t:.3g}"))
+    parts += [_text("mid", across.at(t), bottom + 15, f"{t:.4g}") for t in across.ticks]
     parts.append(_line("base", left, bottom, right, bottom))
     parts.append(_text("mid", (left + right) / 2, HEIGHT - 4, x_title))
     return "".join(parts)
 
 
-def _line(kind: str, x1: str | float, y1: str | float, x2: str | float, y2: str | float) -> str:
-    return f'<line class="{kind}" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>'
+def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    return f'<line class="{kind}" x1="{x1:.6g}" y1="{y1:.6g}" x2="{x2:.6g}" y2="{y2:.6g}"/>'
 
 
 def _text(kind: str, x: float, y: float, text: str) -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
+    return f'<text class="{kind}" x="{x:.6g}" y="{y:.6g}">{escape(text)}</text>'
 
 
 def _apart(places: Sequence[float], least: float = 12.0) -> list[float]:
@@ -161,5 +167,5 @@ def _value(y: float, shares: bool) -> str:
 
 def _svg(width: float, height: float, label: str, parts: Sequence[str]) -> Markup:
     return Markup(  # numbers and our own words only, see above
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+        f'<svg viewBox="0 0 {width:.6g} {height:.6g}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
     )

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -61,7 +61,7 @@ class Outcome:
     squared_error: Float[Tensor, " B"]
 
     @classmethod
-    def of(cls, index: Labels, logits: Logits, label: Labels) -> Self:
+    def of(cls, index: Labels, logits: Logits, label: Labels) -> "Outcome":
         """The outcome of one batch."""
         shares = metrics.probabilities(logits)
         # The arg max of the logits, not of the shares: logits that differ can have shares that round to the same.
@@ -77,7 +77,7 @@ class Outcome:
         )
 
     @classmethod
-    def join(cls, parts: Sequence["Outcome"]) -> Self:
+    def join(cls, parts: Sequence["Outcome"]) -> "Outcome":
         """All batches in the order of the source, whatever the order in which they came."""
         joined = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)}
         order = joined["index"].argsort()
@@ -180,6 +180,9 @@ def choose_part(data: str | Path | Dataset | Source, split: str | None, record: 
 def match_classes(classes: tuple[str, ...], labels: LabelSet) -> list[int]:
     """The model's index of each class of the data, by id or name. Raises DataError naming the classes it lacks."""
     found = [labels.find(c) for c in classes]
+    namesakes = Counter(labels.names)
+    if unclear := [printable(c) for c, i in zip(classes, found, strict=True) if i is None and namesakes[c] > 1]:
+        raise DataError(f"the model has several classes called {unclear[0]!r}; name that class of the data by its id")
     missing = [c for c, i in zip(classes, found, strict=True) if i is None]
     if missing:
         shown = ", ".join(repr(printable(c)) for c in missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
@@ -188,17 +191,12 @@ def match_classes(classes: tuple[str, ...], labels: LabelSet) -> list[int]:
             f"are not: {shown}; rename them{close_matches(missing[0], _choices(labels))}"
         )
     places = [i for i in found if i is not None]
-    uses, namesakes = Counter(places), Counter(labels.names)
-    twice = [c for c, i in zip(classes, places, strict=True) if uses[i] > 1]
+    uses = Counter(places)
+    twice = [repr(printable(c)) for c, i in zip(classes, places, strict=True) if uses[i] > 1]
     if twice:
         raise DataError(
-            f"each class of the data must be another class of the model, but {', '.join(repr(printable(c)) for c in twice[:NAMED])} "
+            f"each class of the data must be another class of the model, but {', '.join(twice[:NAMED])} "
             "name one and the same; merge them"
-        )
-    unclear = [c for c in classes if c not in (labels.ids or ()) and namesakes[c] > 1]
-    if unclear:
-        raise DataError(
-            f"the model has several classes called {printable(unclear[0])!r}; name that class of the data by its id"
         )
     return places
 

@@ -40,14 +40,14 @@ def render(
     environment.filters.update(percent=_percent, sentence=sentence, tight=_tight)
     here = files("vitrail.evaluate")
     template = environment.from_string(here.joinpath("page.html.j2").read_text(encoding="utf-8"))
-    matrix = _matrix(report)
+    matrix, steps = _matrix(report), _by_step(history)
     return template.render(
         title=printable(title),
         style=Markup(here.joinpath("style.css").read_text(encoding="utf-8")),
         report=report,
         guess_nll=math.log(max(report.model.classes, 1)),
-        curves=_curves(history),
-        history_rows=_history_rows(history),
+        curves=_curves(steps),
+        history_rows=_history_rows(steps),
         matrix=matrix,
         confusions=_confusions(report, 6 if matrix else ROWS),
         classes=[c for _, c in report.hardest(len(report.classes))],
@@ -101,9 +101,18 @@ def _number(row: Mapping[str, Any], key: str) -> float | None:
     return float(value) if usable and value is not None else None
 
 
+def _by_step(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """One row a step, in order; a run writes what it trained and what it scored in rows of their own."""
+    merged: dict[float, dict[str, Any]] = {}
+    for row in history:
+        if (step := _number(row, "step")) is not None:
+            merged.setdefault(step, {}).update(row)
+    return [merged[step] for step in sorted(merged)]
+
+
 def _points(history: Sequence[Mapping[str, Any]], x: str, y: str) -> list[tuple[float, float]]:
     pairs = ((_number(row, x), _number(row, y)) for row in history)
-    return sorted((a, b) for a, b in pairs if a is not None and b is not None)
+    return [(a, b) for a, b in pairs if a is not None and b is not None]
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -170,7 +179,10 @@ def _matrix(report: Report) -> dict[str, Any] | None:
             shade = share if t == p else math.sqrt(share)
             cells.append({"n": n, "right": t == p, "shade": f"{100 * shade:.0f}", "dark": shade > 0.6})
         rows.append({"name": true.name, "cells": cells, "support": true.support})
-    return {"columns": [c.name for c in report.classes], "rows": rows, "many": len(report.classes) > 10}
+    columns = [c.name for c in report.classes]
+    # Names that fit over a narrow column stay level; others are set upright where the columns must be narrow.
+    kind = "short" if max(map(len, columns)) <= 4 else "many" if len(columns) > 6 else ""
+    return {"columns": columns, "rows": rows, "kind": kind}
 
 
 def _confusions(report: Report, most: int) -> list[dict[str, Any]]:

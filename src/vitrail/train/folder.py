@@ -7,8 +7,10 @@ RUN/run.json         recipe, data, start, seed, versions, start and finish
     evaluation.json  report.html
 """
 
+import errno
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,11 @@ from typing import Any
 from vitrail.errors import ConfigError, StorageError
 from vitrail.train.settings import differences
 from vitrail.train.state import replace_file
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 RUN_FILE, METRICS_FILE, CHECKPOINTS, MODEL = "run.json", "metrics.jsonl", "checkpoints", "model"
 IDENTITY = "identity"  # the part of run.json that must be the same for a run to be continued
@@ -48,6 +55,28 @@ def open_run(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
             f"give what it was started with to continue it, or another --out"
         )
     return dict(stored)
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keep other processes from training into the same folder; the system lets go of it when this one ends or dies.
+
+    StorageError where another process is at it. Systems without such locks (Windows, some network disks) are trusted.
+    """
+    lock = folder / CHECKPOINTS / ".lock"
+    try:
+        lock.parent.mkdir(exist_ok=True)
+        file = lock.open("w")
+    except OSError as error:
+        raise StorageError(f"cannot write {lock.parent}: {error.strerror or error}; choose another --out") from error
+    with file:
+        try:
+            if fcntl is not None:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which loader processes would inherit
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise StorageError(f"another process is training in {folder}: choose another --out") from error
+        yield
 
 
 def _begin(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:

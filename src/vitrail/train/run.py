@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vitrail.data.loader import TrainLoader
+from vitrail.errors import ConfigError, WeightsError
 from vitrail.evaluate import evaluate, picture_mistakes, render
 from vitrail.inference import Classifier
 from vitrail.models.cost import parameters
 from vitrail.report import Report, write_text
-from vitrail.train.folder import CHECKPOINTS, MODEL, Metrics, finish_run
+from vitrail.train.folder import CHECKPOINTS, MODEL, Metrics, finish_run, only_writer
 from vitrail.train.job import Job, Notify, decide
 from vitrail.train.loop import Step, train_steps
 from vitrail.train.optim import make_optimizer
@@ -93,14 +96,19 @@ def train(
     Raises a UserError for what the user can mend: ConfigError, UnknownName, DataError, WeightsError, StorageError.
     """
     job = decide(data, model, weights, recipe, out, seed, overrides, notify)
-    state, metrics = new_state(job), Metrics(job.folder)
-    record = resume(job.folder / CHECKPOINTS, state, lambda text: notify(Progress("message", text=text)))
-    metrics.truncate(state.step)
-    pace = Pace(seconds=record["seconds"], broken=record["broken"]) if record else Pace()
-    notify(Progress("start", state.step, job.steps, epochs=job.recipe.epochs, text=opening(job, state)))
-    with stop_signals() as stopped:
-        fit(job, state, metrics, pace, stopped)
-    return finish(job, state, metrics, pace)
+    with only_writer(job.folder):
+        state, metrics = new_state(job), Metrics(job.folder)
+        record = resume(job.folder / CHECKPOINTS, state, lambda text: notify(Progress("message", text=text)))
+        metrics.truncate(state.step)
+        pace = Pace(seconds=record["seconds"], broken=record["broken"]) if record else Pace()
+        notify(Progress("start", state.step, job.steps, epochs=job.recipe.epochs, text=opening(job, state)))
+        with stop_signals() as stopped:
+            fit(job, state, metrics, pace, stopped)
+        try:
+            return finish(job, state, metrics, pace)
+        except KeyboardInterrupt:  # every step is done and saved
+            tell_stopped(job, state)
+            raise
 
 
 def new_state(job: Job) -> TrainState:
@@ -135,11 +143,16 @@ def fit(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stop
             mark = time.monotonic()
     except Stop:
         save(job, state, pace)
-        text = f"Stopped after step {state.step} of {job.steps}; saved in {job.folder}. The same command continues."
-        job.notify(Progress("stopped", state.step, job.steps, text=text))
+        tell_stopped(job, state)
         if stopped() == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM) from None
         raise KeyboardInterrupt from None
+
+
+def tell_stopped(job: Job, state: TrainState) -> None:
+    """Say how far the run came and how to continue it."""
+    text = f"Stopped after step {state.step} of {job.steps}; saved in {job.folder}. The same command continues."
+    job.notify(Progress("stopped", state.step, job.steps, text=text))
 
 
 def save(job: Job, state: TrainState, pace: Pace) -> None:
@@ -193,7 +206,13 @@ def measure(job: Job, state: TrainState, split: str, stopped: Stopped) -> Report
 
     record = model_record(job, state, {})
     classifier = Classifier(state.result, job.recipe.preprocess, LabelSet(job.dataset.classes), record, job.device)
-    return evaluate(classifier, job.dataset, split=split, workers=job.recipe.data.workers, notify=check)
+    try:
+        return evaluate(classifier, job.dataset, split=split, workers=job.recipe.data.workers, notify=check)
+    except WeightsError as error:  # outputs that are not finite
+        raise ConfigError(
+            f"training has diverged by step {state.step}: lower optim.lr (now {job.recipe.optim.lr:g}) and choose "
+            f"another --out ({error})"
+        ) from error
 
 
 def finish(job: Job, state: TrainState, metrics: Metrics, pace: Pace) -> RunResult:
@@ -231,7 +250,7 @@ def model_record(job: Job, state: TrainState, more: Mapping[str, Any]) -> dict[s
     return {
         "name": f"{job.dataset.name}, {job.recipe.name}",
         **{key: job.run[key] for key in ("recipe", "data", "seed", "precision", "versions", "started_from")},
-        "weights_sha256": job.start.sha256 if job.start else None,
+        "started_from_sha256": job.start.sha256 if job.start else None,
         "licence": job.start.licence if job.start else None,
         "averaged": state.average is not None,
         "selection": SELECTION,
@@ -251,4 +270,9 @@ def opening(job: Job, state: TrainState) -> str:
     )
     if recipe.expected:
         text += f" Expected: {recipe.expected}."
-    return text + (f" Continuing after step {state.step:,}." if state.step else "")
+    if state.step:
+        text += f" Continuing after step {state.step:,}."
+        then, now = job.run["versions"]["torch"], str(torch.__version__)
+        if then != now:
+            text += f" It began with torch {then} and goes on with {now}: the last bits may differ."
+    return text

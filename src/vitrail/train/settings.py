@@ -75,8 +75,8 @@ def find_path(name: str) -> str:
 
 
 def change(recipe: Recipe, changes: Mapping[str, Any], *, n_train: int, from_weights: bool) -> Recipe:
-    """The recipe with `changes` made and everything that follows from them: input size and pixel size go together, and
-    the warm-up keeps its share of a run that becomes shorter or longer. Raises ConfigError."""
+    """The recipe with `changes` made and everything that follows from them: input size and pixel size go together,
+    warm-up and the time between evaluations keep their share of the run. Raises ConfigError."""
     changes = dict(changes)
     if from_weights:
         fixed = [p for p in changes if p.startswith("model.") and p.removeprefix("model.") not in OF_WEIGHTS]
@@ -109,11 +109,19 @@ def change(recipe: Recipe, changes: Mapping[str, Any], *, n_train: int, from_wei
         raise ConfigError(
             f"{SIZE} and {INPUT} must be equal, found {changed.model.image_size} and {changed.preprocess.size}"
         )
+    return _rescaled(changed, recipe, changes, n_train)
+
+
+def _rescaled(changed: Recipe, recipe: Recipe, changes: Mapping[str, Any], n_train: int) -> Recipe:
+    """Warm-up and time between evaluations keep their share of a run that was made shorter or longer."""
+    update: dict[str, Any] = {}
     if "optim.warmup_steps" not in changes:
         share = recipe.optim.warmup_steps / total_steps(recipe, n_train)
         warmup = round(share * total_steps(changed, n_train))
-        changed = changed.model_copy(update={"optim": changed.optim.model_copy(update={"warmup_steps": warmup})})
-    return changed
+        update["optim"] = changed.optim.model_copy(update={"warmup_steps": warmup})
+    if "evaluate_every" not in changes:
+        update["evaluate_every"] = max(1, round(recipe.evaluate_every * changed.epochs / recipe.epochs))
+    return changed.model_copy(update=update)
 
 
 def paper_preset(recipe: Recipe, from_weights: bool) -> Recipe:

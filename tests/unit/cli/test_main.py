@@ -68,9 +68,9 @@ def test_another_system_error_is_a_defect(monkeypatch: pytest.MonkeyPatch, capsy
 
 def test_ctrl_c_is_130_and_says_what_comes_next(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     assert run(monkeypatch, verb(KeyboardInterrupt("the same command continues"))) == 130
-    assert capsys.readouterr().err == "\nvitrail: stopped; the same command continues\n"
+    assert capsys.readouterr().err == "vitrail: stopped; the same command continues\n"
     assert run(monkeypatch, verb(KeyboardInterrupt())) == 130
-    assert capsys.readouterr().err == "\nvitrail: stopped\n"
+    assert capsys.readouterr().err == "vitrail: stopped\n"
 
 
 def test_a_reader_that_went_away_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

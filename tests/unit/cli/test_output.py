@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vitrail.cli.output import write
-from vitrail.errors import StorageError
+from vitrail.cli.output import check, write
+from vitrail.errors import ConfigError, StorageError
 
 
 def test_a_file_and_its_folder(tmp_path: Path) -> None:
@@ -21,9 +21,13 @@ def test_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "text\n"
 
 
-def test_a_folder_is_refused(tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
+    check({"--json": None, "--csv": "-"})
+    check({"--json": str(tmp_path / "a.json"), "--csv": "-"})
     with pytest.raises(StorageError, match=r"^cannot write .*: it is a folder; name a file$"):
-        write(str(tmp_path), "text")
+        check({"--json": str(tmp_path)})
+    with pytest.raises(ConfigError, match=r"^--json - and --html - would mix on stdout: write one of them to a file$"):
+        check({"--json": "-", "--html": "-"})
 
 
 def test_a_pipe_takes_the_text_and_stays(tmp_path: Path) -> None:
