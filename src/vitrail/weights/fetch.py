@@ -1,9 +1,14 @@
-"""Where weights lie: a file, a model folder, a run folder, or a Hugging Face id, which is downloaded."""
+"""Where weights lie: a file, a model folder, a run folder; or a name of weights/catalog.py or a Hugging Face id, which
+are downloaded once."""
 
+import os
 import re
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 from vitrail.errors import WeightsError, close_matches
+from vitrail.weights.catalog import CATALOG, Row
 from vitrail.weights.files import followed
 
 _PICKLED = (".pt", ".pth", ".bin", ".pkl", ".ckpt", ".tar")
@@ -26,13 +31,58 @@ def locate(source: str | Path) -> Path:
     if path.is_file():
         return _accepted(path)
     text = str(source)
+    if text in CATALOG:
+        return _published(CATALOG[text])
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text) and path.suffix not in (".npz", ".safetensors", *_PICKLED):
-        folder = _download(text, _WANTED)
-        if (folder / "open_clip_config.json").is_file() and not (folder / "model.safetensors").is_file():
-            folder = _download(text, ["open_clip_model.safetensors"])  # where there are both, they are the same weights
-        return _in_folder(folder)
-    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    raise WeightsError(f"no weights at {text!r}{close_matches(path.name, beside)}")
+        return _of_hub(text)
+    beside = sorted(p.name for p in path.parent.iterdir() if p.name[0] != ".") if path.parent.is_dir() else []
+    names = [*beside, *CATALOG] if path.name == text else beside
+    raise WeightsError(f"no weights at {text!r}{close_matches(path.name, names)}")
+
+
+def _published(row: Row) -> Path:
+    if row.hub is not None:
+        return _of_hub(row.hub)
+    if row.url is not None:
+        return _downloaded(row.url)
+    raise WeightsError(
+        f"{row.name} is published as a pickle, which can run code when it is read; if you trust it, fetch it once with "
+        f'python -c "{row.get}" and give {row.name}.safetensors'
+    )
+
+
+def _of_hub(name: str) -> Path:
+    folder = _download(name, _WANTED)
+    if (folder / "open_clip_config.json").is_file() and not (folder / "model.safetensors").is_file():
+        folder = _download(name, ["open_clip_model.safetensors"])  # where there are both, they are the same weights
+    return _in_folder(folder)
+
+
+def _downloaded(url: str) -> Path:
+    """A file of the catalog, kept below ~/.cache/vitrail (XDG_CACHE_HOME)."""
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrail"
+    path = cache / url.rpartition("/")[2]
+    if path.is_file():
+        return path
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if HF_HUB_OFFLINE or not url.startswith("https://"):
+            raise OSError("downloads are off")
+        cache.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(url, timeout=60) as answer, partial.open("wb") as file:
+            expected, found = answer.headers.get("Content-Length"), 0
+            while block := answer.read(2**20):
+                found += file.write(block)
+        if expected is not None and found != int(expected):
+            raise OSError(f"it broke off after {found:,} of {int(expected):,} bytes")
+        os.replace(partial, path)
+    except (OSError, urllib.error.URLError, ValueError) as error:
+        partial.unlink(missing_ok=True)
+        reason = getattr(error, "reason", None) or error
+        raise WeightsError(f"{url} can't be downloaded ({reason}); put the file here yourself and name it") from error
+    return path
 
 
 def _in_folder(folder: Path) -> Path:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +18,7 @@ from vitrail.errors import WeightsError, config_error
 from vitrail.models.build import Network, build
 from vitrail.models.catalog import ModelConfig, find_model
 from vitrail.types import LabelSet
+from vitrail.weights.catalog import CATALOG
 from vitrail.weights.checkpoint import MODEL_FILE, Stored, read_beside, read_stored
 from vitrail.weights.fetch import locate
 from vitrail.weights.files import FLOATS, read_file, read_headers
@@ -132,11 +133,13 @@ def identify(source: str | Path, model: str | None = None, image_size: tuple[int
         if named is not None:
             _check_named(config, named, str(model), file.name)
         check_shapes({key: shapes[key] for key in driving}, form.rules(config), model_shapes(config), file.name)
-        preprocess, labels = _preprocess(stored, form, config), _labels(stored, form, config)
+        preprocess, labels = _preprocess(stored, form, config), _with_ids(_labels(stored, form, config))
     except (TypeError, KeyError, AttributeError, IndexError, ArithmeticError, ValueError) as error:
         if stored.description is None:
             raise
         raise WeightsError(f"config.json beside {file.name} is not usable: {type(error).__name__}: {error}") from error
+    if stored.licence is None and (row := CATALOG.get(str(source))) is not None:
+        stored = replace(stored, licence=row.licence)
     dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in driving.values()}
     return Found(file, stored, form, config, preprocess, labels, frozenset(riding), frozenset(dtypes))
 
@@ -218,6 +221,17 @@ def _labels(stored: Stored, form: Format, config: ModelConfig) -> LabelSet | Non
     if config.classes == 1000 and (form.name in _IMAGENET or "in1k" in tag):
         return imagenet_labels()
     return None
+
+
+def _with_ids(labels: LabelSet | None) -> LabelSet | None:
+    """The labels with WordNet ids where they are ImageNet's in its order: other libraries store names alone, and each
+    calls one or two classes otherwise."""
+    if labels is None or labels.ids is not None or len(labels) != 1000:
+        return labels
+    known = imagenet_labels()
+    pairs = zip(labels.names, known.names, strict=True)
+    alike = sum(a.split(",")[0].casefold() == b.split(",")[0].casefold() for a, b in pairs)
+    return replace(labels, ids=known.ids) if alike >= 990 else labels
 
 
 @cache
