@@ -80,7 +80,7 @@ def resize(pixels: Pixels, size: tuple[int, int], interpolation: str, antialias:
     return image.clamp_(0, 255).round_().to(torch.uint8)[0]
 
 
-def centre_crop(pixels: Pixels, size: tuple[int, int], down: bool = False) -> Fitted:
+def centre_crop(pixels: Pixels, size: tuple[int, int], floor: bool = False) -> Fitted:
     """The middle (rows, cols) of an image; an image smaller than that is padded with black on all sides first.
 
     Half a pixel of the margin is rounded to even, as torchvision does, or down.
@@ -90,7 +90,7 @@ def centre_crop(pixels: Pixels, size: tuple[int, int], down: bool = False) -> Fi
         down, across = max(rows - height, 0), max(cols - width, 0)
         pixels = functional.pad(pixels, (across // 2, (across + 1) // 2, down // 2, (down + 1) // 2))
         height, width = _size(pixels)
-    top, left = ((side // 2 if down else round(side / 2)) for side in (height - rows, width - cols))
+    top, left = ((side // 2 if floor else round(side / 2)) for side in (height - rows, width - cols))
     return pixels[:, top : top + rows, left : left + cols]
 
 

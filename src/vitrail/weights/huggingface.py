@@ -72,12 +72,11 @@ def attention(ours: str, theirs: str, names: Sequence[str], config: ViTConfig) -
 def described(hints: Hints, kinds: Sequence[str], part: str | None = None) -> Mapping[str, Any]:
     """config.json, where there is one; it must be of one of these model types. Of a model of image and text, `part`."""
     table = hints.description
-    if table is None:
+    if table is None or "model_type" not in table:  # another library's
         return {}
-    if table.get("model_type") not in kinds:
+    if (kind := table["model_type"]) not in kinds:
         raise WeightsError(
-            f"config.json has the model_type {table.get('model_type')!r}; files of these names are read as "
-            f"{' or '.join(map(repr, kinds))}"
+            f"config.json has the model_type {kind!r}; files of these names are read as {' or '.join(map(repr, kinds))}"
         )
     if part is None or part not in table:
         return table
@@ -110,7 +109,7 @@ def gelu_of(table: Mapping[str, Any], default: Gelu) -> Gelu:
     return _GELUS[name]
 
 
-def must_be(table: Mapping[str, Any], **values: object) -> None:
+def must_be(table: Mapping[str, Any], values: Mapping[str, object]) -> None:
     """Raises WeightsError where config.json gives an option another value than the only one that is read."""
     for name, value in values.items():
         if name in table and table[name] != value:
@@ -154,14 +153,14 @@ def label_names(description: Mapping[str, Any], classes: int) -> tuple[str, ...]
     return None if names == _placeholders(classes) else names
 
 
-def required(config: ModelConfig, holder: str, free: Collection[str] = (), **values: object) -> ViTConfig:
+def required(config: ModelConfig, holder: str, free: Collection[str], values: Mapping[str, object]) -> ViTConfig:
     """The config, where it differs from the plain ViT in fields that `holder` has (`free`) or needs (`values`) only.
 
     Raises WeightsError naming what `holder` cannot hold.
     """
     if not isinstance(config, ViTConfig):
         raise WeightsError(f"{holder} cannot hold a ResNet")
-    plain = dict(ViTConfig()) | values
+    plain = {**dict(ViTConfig()), **values}
     idle = {  # fields without an effect here
         "norm_after_pool": config.pool == "token",
         "distillation_head": not config.distillation_token,
@@ -182,7 +181,7 @@ def required(config: ModelConfig, holder: str, free: Collection[str] = (), **val
     return config
 
 
-def description_of(config: ViTConfig, kind: str, architecture: str, **fields: Any) -> dict[str, Any]:
+def description_of(config: ViTConfig, kind: str, architecture: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of config.json that all of transformers' networks share, and `fields`."""
     rows, cols = config.image_size
     return {

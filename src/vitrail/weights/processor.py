@@ -48,7 +48,8 @@ def read_processor(processor: Mapping[str, Any], default: Preprocess) -> Preproc
 
 def nearest(preprocess: Preprocess) -> tuple[Preprocess, tuple[str, ...]]:
     """The closest that transformers can do to an image, and in words what is lost by that."""
-    changes, losses = {}, []
+    changes: dict[str, object] = {}
+    losses = []
     if not preprocess.antialias and preprocess.interpolation != "nearest":
         changes["antialias"] = True
         losses.append("images are resized with antialiasing instead of without")

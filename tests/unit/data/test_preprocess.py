@@ -167,3 +167,13 @@ def test_a_squash_shows_the_whole_image_unless_a_crop_is_asked_for():
     assert Preprocess(resize="squash").crop == 1.0
     assert Preprocess(resize="squash", crop=0.875).crop == 0.875
     assert Preprocess().crop == 0.9
+
+
+@pytest.mark.parametrize(("height", "width"), [(3, 8), (8, 3), (12, 8), (8, 5), (3, 3)])
+def test_an_odd_margin_is_rounded_to_even_or_down(height, width):
+    pixels = tensor(noise(height, width))
+    assert torch.equal(centre_crop(pixels, (5, 5)), v2.CenterCrop((5, 5))(pixels))
+    if min(height, width) >= 5:
+        top, left = (height - 5) // 2, (width - 5) // 2
+        assert torch.equal(centre_crop(pixels, (5, 5), floor=True), pixels[:, top : top + 5, left : left + 5])
+    assert (8 - 5) % 4 == 3, "a margin whose two roundings differ"

@@ -81,18 +81,15 @@ def _infer(shapes: Shapes, hints: Hints, prefix: str) -> ViTConfig:
 
 def _description(config: Any, labels: LabelSet | None, projection: bool = True) -> dict[str, Any]:
     holder = "transformers' CLIPVisionModel"
-    config = required(config, holder, {"gelu"}, norm_before=True, patch_bias=False, head_has_bias=False)
+    config = required(config, holder, {"gelu"}, {"norm_before": True, "patch_bias": False, "head_has_bias": False})
     if config.classes and not projection:
         raise WeightsError(f"{holder} cannot hold classes={config.classes}; CLIPVisionModelWithProjection does")
     if config.grid[0] != config.grid[1] or config.image_size[0] != config.image_size[1]:
         raise WeightsError(f"{holder} cannot hold image_size={config.image_size}; its images are square")
-    return description_of(
-        config,
-        "clip_vision_model",
-        "CLIPVisionModelWithProjection" if config.classes else "CLIPVisionModel",
-        intermediate_size=config.mlp_dim,
-        **({"projection_dim": config.classes} if config.classes else {}),
-    )
+    architecture, fields = "CLIPVisionModel", {"intermediate_size": config.mlp_dim}
+    if config.classes:
+        architecture, fields["projection_dim"] = "CLIPVisionModelWithProjection", config.classes
+    return description_of(config, "clip_vision_model", architecture, fields)
 
 
 def _preprocess(size: tuple[int, int]) -> Preprocess:

@@ -103,7 +103,7 @@ def _infer(shapes: Shapes, hints: Hints, disk: bool) -> ViTConfig:
 def _description(config: Any, labels: LabelSet | None) -> dict[str, Any]:
     holder = "transformers' Dinov2"
     pool = "token_gap" if isinstance(config, ViTConfig) and config.classes else "token"
-    config = required(config, holder, {"gelu", "mlp", "qkv_bias", "registers", "layer_scale"}, pool=pool)
+    config = required(config, holder, {"gelu", "mlp", "qkv_bias", "registers", "layer_scale"}, {"pool": pool})
     if config.layer_scale is None:
         raise WeightsError(f"{holder} cannot hold layer_scale=None")
     if config.grid[0] != config.grid[1]:
@@ -118,7 +118,7 @@ def _description(config: Any, labels: LabelSet | None) -> dict[str, Any]:
     if config.registers:
         fields["num_register_tokens"] = config.registers
     architecture = f"{name}ForImageClassification" if config.classes else f"{name}Model"
-    return description_of(config, kind, architecture, **fields, **classes_of(config, labels))
+    return description_of(config, kind, architecture, fields | classes_of(config, labels))
 
 
 def _ratio(config: ViTConfig) -> int:

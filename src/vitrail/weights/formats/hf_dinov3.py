@@ -57,13 +57,13 @@ def _rules(config: ViTConfig, prefix: str) -> list[Rule]:
 
 def _infer(shapes: Shapes, hints: Hints, prefix: str) -> ViTConfig:
     table = described(hints, ("dinov3_vit",))
-    must_be(table, proj_bias=True, mlp_bias=True)
+    must_be(table, {"proj_bias": True, "mlp_bias": True})
     block = prefix.replace(".", r"\.") + r"layer\.\d+\."
     width, channels, rows, cols = shape_of(shapes, r"embeddings\.patch_embeddings\.weight", 4)
     up = shape_of(shapes, block + r"mlp\.up_proj\.weight", 2)[0]
     gated = f"{prefix}layer.0.mlp.gate_proj.weight" in shapes
     if gated:  # transformers' default is a GELU, but every published gated network says silu
-        must_be(table, hidden_act="silu")
+        must_be(table, {"hidden_act": "silu"})
     biases = [f"{prefix}layer.0.attention.{name}.bias" in shapes for name in _ATTENTION[:3]]
     if biases not in ([True, False, True], [True, True, True], [False, False, False]):
         raise WeightsError("the file has biases on queries or values only, which is not read")
@@ -94,7 +94,7 @@ def _infer(shapes: Shapes, hints: Hints, prefix: str) -> ViTConfig:
 def _description(config: Any, labels: LabelSet | None) -> dict[str, Any]:
     holder = "transformers' DINOv3ViT"
     free = {"gelu", "mlp", "qkv_bias", "key_bias", "registers", "layer_scale", "rope_base"}
-    config = required(config, holder, free, position="rope")
+    config = required(config, holder, free, {"position": "rope"})
     if config.classes or config.layer_scale is None:
         odd = f"classes={config.classes}; it has no classifier" if config.classes else "layer_scale=None"
         raise WeightsError(f"{holder} cannot hold {odd}")
@@ -112,7 +112,7 @@ def _description(config: Any, labels: LabelSet | None) -> dict[str, Any]:
     }
     if config.mlp == "swiglu":
         fields["hidden_act"] = "silu"
-    return description_of(config, "dinov3_vit", "DINOv3ViTModel") | fields
+    return description_of(config, "dinov3_vit", "DINOv3ViTModel", fields)
 
 
 def _prepare(tensors: Tensors) -> Tensors:

@@ -84,18 +84,13 @@ def _infer(shapes: Shapes, hints: Hints, prefix: str) -> ViTConfig:
 def _description(config: Any, labels: LabelSet | None, classifier: bool) -> dict[str, Any]:
     holder = f"transformers' {'SiglipForImageClassification' if classifier else 'SiglipVisionModel'}"
     free = {"gelu"} if classifier else {"gelu", "pool"}
-    config = required(config, holder, free, class_token=False, pool="gap")
+    config = required(config, holder, free, {"class_token": False, "pool": "gap"})
     if bool(config.classes) != classifier or config.pool not in ("gap", "map"):
         raise WeightsError(f"{holder} cannot hold classes={config.classes}, pool={config.pool!r}")
     if config.grid[0] != config.grid[1] or config.image_size[0] != config.image_size[1]:
         raise WeightsError(f"{holder} cannot hold image_size={config.image_size}; its images are square")
-    vision = description_of(
-        config,
-        "siglip_vision_model",
-        "SiglipVisionModel",
-        intermediate_size=config.mlp_dim,
-        vision_use_head=config.pool == "map",
-    )
+    fields = {"intermediate_size": config.mlp_dim, "vision_use_head": config.pool == "map"}
+    vision = description_of(config, "siglip_vision_model", "SiglipVisionModel", fields)
     if not classifier:
         return vision
     table = {"architectures": ["SiglipForImageClassification"], "model_type": "siglip", "vision_config": vision}

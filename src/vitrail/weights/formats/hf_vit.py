@@ -87,7 +87,7 @@ def _rules(config: ViTConfig, names: _Names, kind: _Kind) -> list[Rule]:
 
 def _infer(shapes: Shapes, hints: Hints, names: _Names, kind: _Kind) -> ViTConfig:
     table = described(hints, (kind,))
-    must_be(table, pooler_act="tanh")
+    must_be(table, {"pooler_act": "tanh"})
     shapes = body(shapes, (f"{kind}.",))
     width, channels, rows, cols = shape_of(shapes, r"embeddings\.patch_embeddings\.projection\.weight", 4)
     distillation = kind == "deit"
@@ -121,18 +121,18 @@ def _infer(shapes: Shapes, hints: Hints, names: _Names, kind: _Kind) -> ViTConfi
 def _description(config: Any, labels: LabelSet | None, kind: _Kind) -> dict[str, Any]:
     free = {"gelu", "qkv_bias"} | (set() if isinstance(config, ViTConfig) and config.classes else {"pre_logits"})
     if kind == "deit":
-        config = required(config, "transformers' DeiT", free | {"distillation_head"}, distillation_token=True)
+        config = required(config, "transformers' DeiT", free | {"distillation_head"}, {"distillation_token": True})
         if config.distilled and not config.classes:
             raise WeightsError("transformers' DeiT without classes gives the class token, not the distillation token")
         architecture = "DeiTForImageClassification" if config.classes else "DeiTModel"
         architecture += "WithTeacher" if config.distilled else ""
     else:
-        config = required(config, "transformers' ViT", free)
+        config = required(config, "transformers' ViT", free, {})
         architecture = "ViTForImageClassification" if config.classes else "ViTModel"
     fields: dict[str, Any] = {"intermediate_size": config.mlp_dim, "qkv_bias": config.qkv_bias}
     if config.pre_logits:
         fields |= {"pooler_output_size": config.pre_logits, "pooler_act": "tanh"}
-    return description_of(config, kind, architecture, **fields, **classes_of(config, labels))
+    return description_of(config, kind, architecture, fields | classes_of(config, labels))
 
 
 def _vit_preprocess(size: tuple[int, int]) -> Preprocess:
