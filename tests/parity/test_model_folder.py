@@ -12,12 +12,13 @@ from timm.models.eva import Eva
 from transformers import AutoModelForImageClassification, pipeline
 
 from vitrail.config import Preprocess, ResNetConfig, ViTConfig
+from vitrail.errors import WeightsError
 from vitrail.inference import load
 from vitrail.models.vit import ViT
 from vitrail.types import LabelSet
 from vitrail.weights.checkpoint import write_model_folder
 from vitrail.weights.load import load_weights
-from vitrail.weights.timm_config import describe
+from vitrail.weights.timm_config import companions, describe
 
 LABELS = LabelSet(("daisy", "rose", "sun | flower", "tulip", "<img onerror=x>"))
 CLIP = {"norm_before": True, "patch_bias": False, "head_has_bias": False, "norm_eps": 1e-5}
@@ -152,6 +153,8 @@ def test_config_json_alone_tells_the_model(tmp_path: Path, changes: dict[str, An
 def test_what_timm_cannot_build_keeps_our_names(tmp_path: Path, changes: dict[str, Any]) -> None:
     ours = write(tmp_path / "model", **changes)
     assert describe(ours.config, Preprocess(size=(32, 32))) is None
+    with pytest.raises(WeightsError, match="timm cannot hold"):
+        companions(ours.config, Preprocess(size=(32, 32)), LABELS)
     assert json.loads((tmp_path / "model" / "config.json").read_text())["architecture"] == "vitrail"
     back = load_weights(tmp_path / "model").model
     assert back.config == ours.config

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 from vitrail.config import Preprocess, ViTConfig
 from vitrail.errors import WeightsError, close_matches
 from vitrail.models.catalog import ModelConfig
+from vitrail.types import LabelSet
 from vitrail.weights.open_clip_config import image_size_of
 from vitrail.weights.timm_names import options_of
 
@@ -158,7 +159,7 @@ def describe(config: ModelConfig, preprocess: Preprocess) -> dict[str, Any] | No
 
     `num_classes` stays out of model_args: with it transformers cannot load the folder.
     """
-    if not isinstance(config, ViTConfig) or not _held(config):
+    if not isinstance(config, ViTConfig) or _unheld(config) is not None:
         return None
     options = _common(config) | (_rotary(config) if config.position == "rope" else _plain(config))
     return {
@@ -171,22 +172,39 @@ def describe(config: ModelConfig, preprocess: Preprocess) -> dict[str, Any] | No
     }
 
 
-def _held(config: ViTConfig) -> bool:
-    """Whether one of timm's networks is this one."""
-    if config.stem or config.pre_logits or config.pool == "token_gap" or config.position == "sincos2d":
-        return False
-    if config.norm_eps not in (1e-6, 1e-5):  # no name stands for another, and config.json cannot say it
-        return False
-    if config.norm_before and config.patch_bias:  # timm's norm before the blocks comes with a convolution without bias
-        return False
+def companions(config: Any, preprocess: Preprocess, labels: LabelSet | None) -> dict[str, dict[str, Any]]:
+    """The files beside the tensors: config.json. Raises WeightsError naming what timm cannot hold."""
+    table = describe(config, preprocess)
+    if table is None:
+        raise WeightsError(f"timm cannot hold {'a ResNet' if not isinstance(config, ViTConfig) else _unheld(config)}")
+    return {"config.json": table if labels is None else {**table, "label_names": list(labels.names)}}
+
+
+def _unheld(config: ViTConfig) -> str | None:
+    """What keeps timm's networks from being this one, or None where one of them is it."""
     rotary, gated = config.position == "rope", config.mlp == "swiglu"
-    if config.distillation_token:
-        plain = config.position == "learned" and config.position_prefix and not config.registers and not gated
-        return plain and config.distilled and config.norm_eps == 1e-6
-    if rotary:  # its class knows the exact GELU only, and pools over the prefix tokens too
-        exact = config.gelu == "exact" or (gated and config.pool != "map")
-        return exact and not (config.pool == "map" and config.prefix)
-    return not gated or (config.norm_eps == 1e-6 and config.pool != "map")
+    distilled, mapped = config.distillation_token, config.pool == "map"
+    reasons = {
+        "a stem": config.stem is not None,  # its own hybrids have other eps
+        "pre_logits": config.pre_logits is not None,
+        "pool='token_gap'": config.pool == "token_gap",
+        "position='sincos2d'": config.position == "sincos2d",
+        # no name stands for another eps, and config.json cannot say one
+        f"norm_eps={config.norm_eps}": config.norm_eps not in (1e-6, 1e-5),
+        "norm_before with patch_bias": config.norm_before and config.patch_bias,
+        "two tokens of which one is read": distilled and not config.distilled,
+        "a distillation token with registers, or without its row of learned positions": distilled
+        and (config.registers > 0 or config.position != "learned" or not config.position_prefix),
+        # Eva knows the exact GELU only, and pools over the prefix tokens too
+        f"position='rope' with gelu={config.gelu!r}": rotary and config.gelu != "exact" and (not gated or mapped),
+        "position='rope' with pool='map' over patches alone": rotary and mapped and config.prefix > 0,
+        # of the plain networks, the gated have one name, whose activation is a SiLU everywhere
+        "mlp='swiglu' with pool='map' or a distillation token": not rotary and gated and (mapped or distilled),
+        f"norm_eps={config.norm_eps} with mlp='swiglu' or a distillation token": config.norm_eps != 1e-6
+        and not rotary
+        and (gated or distilled),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def _architecture(config: ViTConfig) -> str:

@@ -98,7 +98,7 @@ def _description(config: Any) -> dict[str, Any]:
     holder = "DINOv2's own code"
     pool = "token_gap" if getattr(config, "classes", 0) else "token"
     free = {"mlp", "registers", "layer_scale", "qkv_bias"}
-    config = required(config, holder, free, pool=pool, norm_eps=1e-6, cut_patches=False)
+    config = required(config, holder, free, {"pool": pool, "norm_eps": 1e-6, "cut_patches": False})
     if config.layer_scale is None or config.grid[0] != config.grid[1] or config.patch_size[0] != config.patch_size[1]:
         raise WeightsError(f"{holder} cannot hold layer_scale={config.layer_scale}, a grid of {config.grid}")
     gated = config.mlp == "swiglu"

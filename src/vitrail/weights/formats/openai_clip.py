@@ -156,7 +156,7 @@ def _description(config: Any, preprocess: Preprocess) -> dict[str, Any]:
     """open_clip_config.json without its text_cfg: a tower says nothing about text."""
     holder = "open_clip's visual tower"
     free = {"pool", "norm_after_pool", "gelu", "layer_scale", "norm_before", "class_token"}
-    config = required(config, holder, free, channels=3, patch_bias=False, head_has_bias=False)
+    config = required(config, holder, free, {"channels": 3, "patch_bias": False, "head_has_bias": False})
     if config.pool not in ("token", "gap") or not config.class_token or not config.classes:
         raise WeightsError(f"{holder} cannot hold pool={config.pool!r}, class_token={config.class_token}, or no head")
     vision: dict[str, Any] = {

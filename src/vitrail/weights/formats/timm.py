@@ -12,6 +12,7 @@ from vitrail.weights.open_clip_config import read_preprocess as read_preprocess_
 from vitrail.weights.rename import Format, Hints, Rule, Shapes, Tensors, count_of, file_grid, same, shape_of
 from vitrail.weights.timm_config import (
     TimmOptions,
+    companions,
     describe,
     description_in_open_clip,
     image_sizes,
@@ -248,6 +249,7 @@ TIMM = Format(
     prepare=_prepare,
     describe=describe,
     read_description=read_preprocess,
+    companions=companions,
 )
 TIMM_IN_OPEN_CLIP = Format(
     name="open_clip-timm",

@@ -86,7 +86,7 @@ def _preprocess(size: tuple[int, int]) -> Preprocess:
 def _description(config: Any) -> dict[str, Any]:
     """The arguments of torchvision's VisionTransformer, which its files come without."""
     holder = "torchvision's VisionTransformer"
-    config = required(config, holder, {"pre_logits"}, norm_eps=1e-6, channels=3, cut_patches=False)
+    config = required(config, holder, {"pre_logits"}, {"norm_eps": 1e-6, "channels": 3, "cut_patches": False})
     if config.image_size[0] != config.image_size[1] or config.patch_size[0] != config.patch_size[1]:
         raise WeightsError(f"{holder} cannot hold image_size={config.image_size}, patch_size={config.patch_size}")
     if not config.classes:
