@@ -214,7 +214,9 @@ class Preprocess(Config):
     size: Size = (224, 224)
     resize: Literal["shortest", "squash"] = "shortest"
     crop: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
-    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
+    interpolation: Literal["nearest", "bilinear", "bicubic", "area"] = (
+        "bicubic"  # area: only to evaluate (protocols.py)
+    )
     antialias: bool = True
     odd_margin: Literal["even", "down"] = "even"  # half a pixel beside a crop: torchvision's way | transformers'
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -297,3 +299,9 @@ class Recipe(Config):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the processor computes in it
     evaluate_every: PositiveInt = 1  # epochs
     expected: str = ""  # the score to expect, on what hardware, in what time
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":  # not Self: the shape checker cannot read it here
+        if self.preprocess.interpolation == "area":
+            raise ValueError("preprocess.interpolation area is for evaluation by a protocol; no other program does it")
+        return self

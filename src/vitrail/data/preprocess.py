@@ -66,6 +66,9 @@ def resize(pixels: Pixels, size: tuple[int, int], interpolation: str, antialias:
     """One uint8 image resized to (rows, cols); "nearest" never antialiases."""
     if _size(pixels) == size:
         return pixels
+    if interpolation == "area":
+        rows, cols = (_areas(old, new, pixels.device) for old, new in zip(_size(pixels), size, strict=True))
+        return (rows @ pixels.float() @ cols.T).clamp_(0, 255).round_().to(torch.uint8)
     image = pixels[None]
     if image.is_contiguous(memory_format=torch.channels_last) and image.numel() != image.stride(0):
         # Decoded pixels are stored rows, columns, channels. A batch stride that says so lets the kernel keep that order
@@ -78,6 +81,14 @@ def resize(pixels: Pixels, size: tuple[int, int], interpolation: str, antialias:
     image = image.float()  # other devices resize floats only; their last bit differs
     image = functional.interpolate(image, size=size, mode=interpolation, align_corners=False, antialias=antialias)
     return image.clamp_(0, 255).round_().to(torch.uint8)[0]
+
+
+def _areas(old: int, new: int, device: torch.device) -> Float[Tensor, "new old"]:
+    """Shares of the old pixels in each new one, which is the mean over its part of the side (TensorFlow's `area`)."""
+    edges = torch.arange(new + 1, dtype=torch.float64, device=device) * (old / new)
+    pixel = torch.arange(old, dtype=torch.float64, device=device)
+    covered = torch.minimum(edges[1:, None], pixel + 1) - torch.maximum(edges[:-1, None], pixel)
+    return (covered.clamp(min=0) * (new / old)).float()
 
 
 def centre_crop(pixels: Pixels, size: tuple[int, int], floor: bool = False) -> Fitted:
