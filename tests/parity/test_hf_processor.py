@@ -25,6 +25,13 @@ from vitrail.weights.checkpoint import read_stored
 from vitrail.weights.processor import nearest, read_processor, write_processor
 
 USUAL = Preprocess(size=24)
+ROUNDED = Preprocess(size=24, odd_margin="down")
+CLIP = Preprocess(
+    crop=1.0, odd_margin="down", mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
+)
+DINO = Preprocess(
+    size=24, resize="squash", interpolation="bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
 SQUARE, CROP = {"height": 24, "width": 24}, {"height": 24, "width": 24}
 CASES = [
     (ViTImageProcessor(size=SQUARE), 0.0),
@@ -78,23 +85,31 @@ def test_what_is_written_covers_the_same_pixels_when_read(side: int, resize: str
 @pytest.mark.parametrize(
     ("table", "expected"),
     [
-        ({"size": 32, "feature_extractor_type": "ViTFeatureExtractor"}, {"size": (32, 32), "resize": "squash"}),
+        (
+            {"size": 32, "feature_extractor_type": "ViTFeatureExtractor"},
+            Preprocess(size=32, resize="squash", interpolation="bilinear"),
+        ),
         (
             {"size": 32, "crop_size": 28, "do_center_crop": True, "feature_extractor_type": "DeiTFeatureExtractor"},
-            {"size": (28, 28), "resize": "squash", "crop": 0.875, "odd_margin": "down"},
+            Preprocess(size=28, resize="squash", crop=0.875, odd_margin="down"),
         ),
         (
-            {"size": 32, "crop_size": 28, "feature_extractor_type": "CLIPFeatureExtractor"},
-            {"size": (28, 28), "crop": 0.875, "odd_margin": "down"},
+            {"size": 32, "crop_size": 28, "feature_extractor_type": "CLIPFeatureExtractor", "image_std": [1, 1, 1]},
+            CLIP.model_copy(update={"size": (28, 28), "crop": 0.875, "std": (1.0, 1.0, 1.0)}),
         ),
-        ({"image_mean": [0.1, 0.1, 0.1], "resample": 2}, {"mean": (0.1, 0.1, 0.1), "interpolation": "bilinear"}),
-        ({}, {}),
+        ({"image_processor_type": "CLIPImageProcessorPil"}, CLIP),
+        ({"size": SQUARE, "crop_size": None, "image_processor_type": "DINOv3ViTImageProcessorFast"}, DINO),
+        (
+            {"image_mean": [0.1, 0.1, 0.1], "resample": 2},
+            Preprocess(size=24, interpolation="bilinear", odd_margin="down", mean=(0.1, 0.1, 0.1)),
+        ),
+        ({"do_normalize": None, "image_mean": None, "rescale_factor": None, "do_pad": None, "size": None}, ROUNDED),
+        ({}, ROUNDED),
     ],
     ids=str,
 )
-def test_older_files_and_missing_fields(table: dict[str, object], expected: dict[str, object]) -> None:
-    usual = {"crop": 1.0} if "size" in table else {"odd_margin": "down"}
-    assert read_processor(table, USUAL) == USUAL.model_copy(update=usual | expected)
+def test_older_files_and_missing_fields(table: dict[str, object], expected: Preprocess) -> None:
+    assert read_processor(table, USUAL) == expected
 
 
 @pytest.mark.parametrize(
@@ -109,12 +124,18 @@ def test_older_files_and_missing_fields(table: dict[str, object], expected: dict
         ({"do_pad": True}, "do_pad=True; only False is read"),
         ({"rescale_factor": 1 / 127.5}, "not 1/255"),
         ({"resample": 1}, "resample=1; known"),
-        ({"size": {"shortest_edge": 224}}, "keeps the shape of an image without a crop"),
+        ({"do_center_crop": False, "size": {"shortest_edge": 224}}, "keeps the shape of an image without a crop"),
         ({"size": {"shortest_edge": 24, "longest_edge": 48}}, "a number, a height and width, or shortest_edge"),
         ({"size": {"height": "24", "width": 24}}, "a number, a height and width, or shortest_edge"),
-        ({"size": {"shortest_edge": 24}, "crop_size": {"height": 8, "width": 16}}, r"crops \(8, 16\) out of images"),
-        ({"size": 24, "crop_size": 32}, r"crops \(32, 32\) pixels out of \(24, 24\), which is not one share"),
-        ({"size": 24, "crop_size": 0}, "which is not one share"),
+        (
+            {"size": {"shortest_edge": 24}, "do_center_crop": True, "crop_size": {"height": 8, "width": 16}},
+            r"crops \(8, 16\) out of images",
+        ),
+        (
+            {"size": 24, "crop_size": 32, "do_center_crop": True},
+            r"crops \(32, 32\) pixels out of \(24, 24\)",
+        ),
+        ({"size": 24, "crop_size": 0, "do_center_crop": True}, "which is not one share"),
     ],
     ids=str,
 )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
     DeiTConfig,
@@ -14,11 +15,15 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
     ViTForMaskedImageModeling,
+    ViTImageProcessor,
     ViTModel,
+    pipeline,
 )
 
 from hugging import assert_equal, assert_survives, difference, edit, images, save
+from pictures import noise
 from vitrail.errors import WeightsError
+from vitrail.inference import load
 from vitrail.weights.load import load_weights
 from vitrail.weights.resize import resized
 
@@ -74,6 +79,18 @@ def test_another_size_is_resampled_as_transformers_does(tmp_path: Path, kind: st
     x = images(2, 3, *size)
     with torch.no_grad():
         assert difference(ours(x), read(theirs.double()(x, interpolate_pos_encoding=True))) < 1e-9
+
+
+def test_the_pipeline_of_transformers_predicts_the_same(tmp_path: Path) -> None:
+    theirs = make("classifier")
+    folder = save(theirs, tmp_path / "model")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    photo = tmp_path / "photo.png"
+    Image.fromarray(noise(60, 41)).save(photo)
+    ours = load(folder).predict(photo)[0]
+    rows = pipeline("image-classification", model=str(folder))(str(photo))
+    assert [row["label"] for row in rows] == list(ours.labels)
+    assert [row["score"] for row in rows] == pytest.approx(list(ours.probabilities), abs=1e-5)
 
 
 def test_a_backbone_without_a_pooler_gives_the_class_token(tmp_path: Path) -> None:

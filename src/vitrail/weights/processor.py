@@ -8,24 +8,38 @@ from vitrail.config import Preprocess
 from vitrail.errors import WeightsError
 
 _RESAMPLE: Mapping[int, Literal["nearest", "bilinear", "bicubic"]] = {0: "nearest", 2: "bilinear", 3: "bicubic"}
-# Classes that resize, crop and normalise in the one way read here. A number as size means a square to the first, the
-# shorter side to the others.
-_SQUARE = ("ViT", "DeiT", "DINOv3ViT")
-_SHORTEST = ("CLIP", "Bit", "Siglip")
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_CLIP = Preprocess(
+    crop=1.0,
+    odd_margin="down",
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
+)
+# Classes that resize, crop and normalise in the one way read here: whether a number as size means a square to them (or
+# the shorter side), whether they crop unless told, and their values of missing fields.
+_KINDS: Mapping[str, tuple[bool, bool, Preprocess]] = {
+    "ViT": (True, False, Preprocess(resize="squash", interpolation="bilinear")),
+    "DINOv3ViT": (True, False, Preprocess(resize="squash", interpolation="bilinear", **_IMAGENET)),
+    "DeiT": (True, True, Preprocess(resize="squash", crop=0.875, odd_margin="down")),
+    "Siglip": (False, False, Preprocess(resize="squash")),
+    "CLIP": (False, True, _CLIP),
+    "Bit": (False, True, _CLIP),
+}
 
 
 def read_processor(processor: Mapping[str, Any], default: Preprocess) -> Preprocess:
-    """What transformers would do to an image. Missing fields are `default`'s. Raises WeightsError where no Preprocess
-    does the same."""
-    square = _is_square(processor, default)
+    """What transformers would do to an image. Fields that are missing, or null, are those of the class that the file
+    names, or `default`'s. Raises WeightsError where no Preprocess does the same."""
+    processor = {field: value for field, value in processor.items() if value is not None}
     for field, value in {"do_resize": True, "do_rescale": True, "do_pad": False}.items():
-        if processor.get(field, value) not in (value, None):
+        if processor.get(field, value) is not value:
             raise WeightsError(f"preprocessor_config.json has {field}={processor[field]!r}; only {value} is read")
     if not math.isclose(processor.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6):
         raise WeightsError(f"preprocessor_config.json has rescale_factor={processor['rescale_factor']!r}, not 1/255")
+    square, crops, default = _kind(processor, default)
     resized, shortest = _resized(processor.get("size"), square, default)
-    cropped, told = resized, [field for field in ("size", "crop_size") if processor.get(field) is not None]
-    if processor.get("do_center_crop", told != ["size"]):
+    cropped = resized
+    if processor.get("do_center_crop", crops):
         cropped = _sides(processor.get("crop_size"), "crop_size") or default.size
     elif shortest:
         raise WeightsError("preprocessor_config.json keeps the shape of an image without a crop; models take one size")
@@ -34,7 +48,7 @@ def read_processor(processor: Mapping[str, Any], default: Preprocess) -> Preproc
     resample = processor.get("resample")
     if resample is not None and resample not in _RESAMPLE:
         raise WeightsError(f"preprocessor_config.json has resample={resample!r}; known: {_RESAMPLE}")
-    normalised = processor.get("do_normalize", True)
+    normalised = processor.get("do_normalize", True)  # its default in every one of these classes
     return Preprocess(
         size=cropped,
         resize="shortest" if shortest else "squash",
@@ -92,18 +106,16 @@ def write_processor(preprocess: Preprocess) -> dict[str, Any]:
     return table
 
 
-def _is_square(processor: Mapping[str, Any], default: Preprocess) -> bool:
-    """Whether a number as size means a square."""
+def _kind(processor: Mapping[str, Any], default: Preprocess) -> tuple[bool, bool, Preprocess]:
+    """Whether a number as size means a square, whether it crops unless told, and the values of missing fields."""
     name = processor.get("image_processor_type", processor.get("feature_extractor_type"))
     if name is None:
-        return default.resize == "squash"
+        return default.resize == "squash", "crop_size" in processor or "size" not in processor, default
     kind = str(name).removesuffix("Fast").removesuffix("Pil")
     kind = kind.removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
-    if kind not in (*_SQUARE, *_SHORTEST):
-        raise WeightsError(
-            f"preprocessor_config.json names the {name}; read are those of {', '.join((*_SQUARE, *_SHORTEST))}"
-        )
-    return kind in _SQUARE
+    if kind not in _KINDS:
+        raise WeightsError(f"preprocessor_config.json names the {name}; read are those of {', '.join(_KINDS)}")
+    return _KINDS[kind]
 
 
 def _resized(size: object, square: bool, default: Preprocess) -> tuple[tuple[int, int], bool]:
