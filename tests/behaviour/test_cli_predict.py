@@ -119,7 +119,7 @@ def test_a_reader_that_goes_away_is_quiet(model_folder: Path, photos: Path) -> N
         ["bash", "-c", command.replace('"$1"', '"$@"'), str(model_folder), *many],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
     )
     assert done.stderr == ""
     assert done.stdout == "image\tlabel\tprobability\tthen\n"

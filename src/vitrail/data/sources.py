@@ -87,8 +87,10 @@ def open_dataset(data: str | Path, *, val_share: float = 0.2) -> Dataset:
     path = Path(data)
     name = path.resolve().name or str(path)
     if path.is_dir():
-        files = manifests.shards(path)
-        return _dataset(name, read_parquet(files) if files else _read_folder(path), val_share)
+        files = manifests.parquet_files(path)
+        if files and not any(_images_below(path / folder) for folder in _folders(path)):
+            return _dataset(name, read_parquet(manifests.by_split(files)), val_share)
+        return _dataset(name, _read_folder(path), val_share)
     if path.is_file():
         if path.suffix.lower() not in manifests.SUFFIXES:
             tables = ", ".join(manifests.SUFFIXES)

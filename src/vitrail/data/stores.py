@@ -5,7 +5,7 @@ A source hands out bytes; only `decode` turns them into pixels. Reading never ch
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -52,9 +52,9 @@ class FileSource:
     """One file an image; `names` are paths relative to `root`, or absolute ones."""
 
     classes: tuple[str, ...]
-    labels: Indices
+    labels: Indices = field(repr=False)
     root: Path
-    names: tuple[str, ...]
+    names: tuple[str, ...] = field(repr=False)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -78,9 +78,9 @@ class MemorySource:
     """Encoded images held in memory."""
 
     classes: tuple[str, ...]
-    labels: Indices
-    data: tuple[bytes, ...]
-    names: tuple[str, ...]
+    labels: Indices = field(repr=False)
+    data: tuple[bytes, ...] = field(repr=False)
+    names: tuple[str, ...] = field(repr=False)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -107,9 +107,9 @@ class ArrowSource:
     """
 
     classes: tuple[str, ...]
-    labels: Indices
-    column: Any  # pyarrow.ChunkedArray of binary
-    names: tuple[str, ...]
+    labels: Indices = field(repr=False)
+    column: Any = field(repr=False)  # pyarrow.ChunkedArray of binary
+    names: tuple[str, ...] = field(repr=False)
     root: Path
 
     @cached_property
@@ -137,7 +137,7 @@ class Subset:
     """Some images of another source, in the order of `positions`."""
 
     source: Source
-    positions: Indices
+    positions: Indices = field(repr=False)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -215,6 +215,30 @@ def test_the_first_picture_of_a_camera_file_counts():
     assert np.abs(pixels(data)[4, 4].astype(int) - RED).max() < 4
 
 
+@pytest.mark.parametrize(
+    ("at_least", "expected"), [(201, (200, 400)), (101, (200, 400)), (100, (100, 200)), (50, (50, 100)), (1, (25, 50))]
+)
+@pytest.mark.parametrize("format", ["JPEG", "MPO"])
+def test_a_jpeg_may_come_smaller_where_that_is_enough(format, at_least, expected):
+    image = smooth(200, 400)
+    data = encode(image, format, quality=95)
+    full, small = decode(data), decode(data, at_least=at_least)
+    assert small.shape == (3, *expected)
+    assert full.shape == (3, 200, 400)
+    reference = np.asarray(Image.fromarray(image).resize(expected[::-1], Image.Resampling.BOX)).astype(int)
+    assert np.abs(small.permute(1, 2, 0).numpy() - reference).mean() < 3
+    assert decode(encode(image, "PNG"), at_least=at_least).shape == (3, 200, 400)
+
+
+def test_a_smaller_jpeg_is_still_upright_and_still_counted_at_full_size():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(smooth(64, 128), "JPEG", exif=exif)
+    assert decode(data, at_least=16).shape == (3, 32, 16)
+    with pytest.raises(ImageError, match="too many pixels: 64 x 128"):
+        decode(data, DecodePolicy(max_pixels=5000), at_least=8)
+
+
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
 def test_dimensions_are_rows_and_cols_from_the_header(format):
     data = encode(noise(6, 11), format)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pictures import encode, noise
+from pictures import encode, noise, smooth
 from vitrail.config import AugmentConfig, DataConfig, Preprocess
 from vitrail.data import loader as module
 from vitrail.data.augment import augment
@@ -193,12 +193,26 @@ def test_worker_processes_are_for_many_or_large_images(monkeypatch, n, size, ask
 
 def test_tiny_images_are_decoded_once(monkeypatch):
     calls = []
-    monkeypatch.setattr(module, "decode", lambda data: calls.append(data) or decode(data))
+    monkeypatch.setattr(module, "decode", lambda data, **_: calls.append(data) or decode(data))
     list(train(source(4)).batches(0, 10))
     assert len(calls) == 4
     large = train(source(4, size=65))
     list(large.batches(0, 2))
     assert len(calls) == 4 + 8
+
+
+def test_large_photos_are_decoded_no_larger_than_any_crop_needs():
+    config = AugmentConfig(crop_scale=(0.25, 1.0), crop_ratio=(1.0, 1.0), flip=0.0)
+    assert module.smallest_side((8, 8), config) == 16
+    assert module.smallest_side((224, 224), AugmentConfig()) == 915  # 224 / sqrt(0.08 * 0.75)
+    data = MemorySource(("a",), np.zeros(1, dtype=np.int64), (encode(smooth(128, 256), "JPEG"),), ("photo",))
+    (batch,) = train(data, config, batch_size=1).batches(0, 1)
+    pixels = decode(data.data[0], at_least=16)
+    assert pixels.shape == (3, 16, 32)
+    expected = augment(pixels, (8, 8), config, sample_seed(0, 0, 0))
+    assert torch.equal(batch.images[0], to_model(expected, SIZE))
+    (exact,) = EvaluationPass(data, SIZE, 1, workers=0)  # evaluation reads every pixel
+    assert torch.equal(exact.images[0], preprocess(decode(data.data[0]), SIZE))
 
 
 def test_kept_images_have_a_limit(monkeypatch):

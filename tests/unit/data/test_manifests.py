@@ -57,6 +57,11 @@ def test_tsv_quotes_byte_order_marks_and_absolute_paths(images):
     assert dataset.whole.read(0).data == absolute.read_bytes()
 
 
+def test_spreadsheets_that_write_semicolons_and_blanks(images):
+    write(images / "t.csv", "path;label;note\nimages/000.png; cat ;a,b\nimages/001.png;dog;c,d\nimages/002.png;cat;\n")
+    assert open_dataset(images / "t.csv").classes == ("cat", "dog")
+
+
 def test_json_lines(images):
     lines = [
         json.dumps({"path": path, "label": int(label), "split": "train"})
@@ -113,7 +118,7 @@ def test_csv_refusals(images, text, expected):
 
 def test_files_that_are_no_tables_are_refused(images):
     (images / "t.csv").write_bytes(b"\xff\xfe\x00path")
-    assert refusal(images / "t.csv").startswith("t.csv is not a table that can be read (UTF-8, comma-separated): ")
+    assert refusal(images / "t.csv").startswith("t.csv is not a table that can be read (UTF-8, separated by commas): ")
     assert refusal(write(images / "t.jsonl", "{path")).startswith(
         "t.jsonl is not a file of JSON lines that can be read: "
     )
@@ -233,9 +238,13 @@ def test_parquet_column_refusals(tmp_path):
 def test_parquet_files_of_unknown_split_beside_others_are_refused(tmp_path):
     for name in ("train", "extra"):
         hugging_face(tmp_path / f"{name}.parquet", [0, 1], ["a", "b"])
-    assert refusal(tmp_path) == (
-        f"{tmp_path.name}: cannot tell the split of extra.parquet; name each file train*, val* or test*.parquet"
-    )
+    assert refusal(tmp_path) == ("cannot tell the split of extra.parquet: name each file train*, val* or test*.parquet")
+
+
+def test_a_parquet_file_beside_class_folders_is_a_stray_file(tmp_path):
+    hugging_face(tmp_path / "metadata.parquet", [0, 1], ["a", "b"])
+    class_folders(tmp_path, {"x": 2, "y": 2})
+    assert open_dataset(tmp_path).classes == ("x", "y")
 
 
 def test_more_images_than_memory_are_refused(tmp_path, monkeypatch):
