@@ -23,8 +23,8 @@ from vitrail.models.cost import parameters
 from vitrail.models.trace import trace
 from vitrail.ops.grid import resample_positions
 from vitrail.weights.formats.timm import TIMM
-from vitrail.weights.load import load_weights
-from vitrail.weights.rename import write_tensors
+from vitrail.weights.load import load_weights, model_shapes
+from vitrail.weights.rename import file_shapes, write_tensors
 from vitrail.weights.timm_names import options_of
 
 TOY = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 4, "mlp_ratio": 2.5, "num_classes": 7}
@@ -279,7 +279,8 @@ def test_names_of_other_networks_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, c in MODELS.items() if isinstance(c, ViTConfig) and c.stem is None])
-def test_the_sizes_of_the_catalog_have_as_many_parameters_in_timm(name: str) -> None:
+def test_the_sizes_of_the_catalog_have_as_many_parameters_and_the_same_keys_in_timm(name: str) -> None:
+    """On the meta device: the largest would take seven gigabytes."""
     config = find_model(name)
     assert isinstance(config, ViTConfig)
     ratio = config.mlp_dim / config.width
@@ -288,6 +289,8 @@ def test_the_sizes_of_the_catalog_have_as_many_parameters_in_timm(name: str) -> 
         num_heads=config.heads, mlp_ratio=ratio, weight_init="skip", device="meta",
     )  # fmt: skip
     assert sum(p.numel() for p in theirs.parameters()) == parameters(config)
+    expected = {key: tuple(value.shape) for key, value in theirs.state_dict().items()}
+    assert file_shapes(TIMM.rules(config), model_shapes(config)) == expected
 
 
 def test_the_sizes_of_the_catalog_have_the_heads_of_their_names() -> None:
