@@ -3,9 +3,9 @@
 A bad value raises pydantic's ValidationError; `errors.config_error` turns it into one sentence for the user.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PositiveInt, Tag, model_validator
 
 
 class Config(BaseModel):
@@ -23,69 +23,210 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
-class ViTConfig(Config):
-    """Architecture of a Vision Transformer (ViT paper, section 3.1 and Table 1)."""
+PositionRule = Literal["paper", "timm", "transformers", "torchvision", "dinov2"]  # see ops.grid.resample_positions
+
+
+class ResNetConfig(Config):
+    """A BiT-style ResNet: GroupNorm, weight standardisation, post-activation bottlenecks (vit_jax/models_resnet.py).
+
+    As the stem of a hybrid it has no classes; with classes it is the paper's CNN baseline.
+    """
 
     image_size: Size = (224, 224)  # pixels
-    patch_size: Size = (16, 16)  # pixels
+    channels: PositiveInt = 3
+    layers: tuple[PositiveInt, ...] = (3, 4, 6, 3)  # bottlenecks a stage; (): the root convolution and pool alone
+    width: PositiveInt = 64  # channels of the root; stage i has 4 * width * 2**i
+    groups: PositiveInt = 32
+    norm_eps: Annotated[float, Field(gt=0.0)] = 1e-6
+    weight_eps: Annotated[float, Field(ge=0.0)] = 1e-5  # added to the standard deviation of a kernel
+    classes: Annotated[int, Field(ge=0)] = 0
+    head_bias: float = 0.0  # initial value only
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.width % self.groups:
+            raise ValueError(f"width must be a multiple of groups: {self.width} / {self.groups}")
+        return self
+
+    @property
+    def stride(self) -> int:
+        """Pixels a feature covers: 4 after the root, doubled by each stage but the first."""
+        return 4 * 2 ** max(len(self.layers) - 1, 0)
+
+    @property
+    def features(self) -> int:
+        """Channels of the feature map."""
+        return self.width * 4 * 2 ** (len(self.layers) - 1) if self.layers else self.width
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, cols) of the feature map; TF's SAME padding rounds up at every halving."""
+        rows, cols = (-(-side // self.stride) for side in self.image_size)
+        return rows, cols
+
+
+class ViTConfig(Config):
+    """Architecture of a Vision Transformer (ViT paper, section 3.1 and Table 1) and its descendants."""
+
+    image_size: Size = (224, 224)  # pixels
+    patch_size: Size = (16, 16)  # pixels; features of the stem in a hybrid
+    cut_patches: bool = False  # rows and columns short of a last patch are not seen (SigLIP at 384 / 14)
     channels: PositiveInt = 3
     width: PositiveInt = 768
     depth: PositiveInt = 12
     heads: PositiveInt = 12
     mlp_dim: PositiveInt = 3072
     classes: Annotated[int, Field(ge=0)] = 1000  # 0: no head, the model returns features
-    pool: Literal["token", "gap"] = "token"  # class token, or (without one) the mean over patches after the norm
+    stem: ResNetConfig | None = None  # hybrid: patches of a CNN feature map (section 3.1)
+
+    class_token: bool = True  # by default: where the pool needs one
+    distillation_token: bool = False  # DeiT: a second token with its own head; the logits are the mean of both heads
+    distillation_head: bool = True  # False: only the class token is read (transformers' DeiTForImageClassification)
+    registers: Annotated[int, Field(ge=0)] = 0  # tokens between the class token and the patches (Darcet et al. 2023)
+    pool: Literal["token", "gap", "map", "token_gap"] = "token"  # class token | mean | attention | both (DINOv2)
+    norm_after_pool: bool = False  # timm's fc_norm; the paper's code normalises before the mean
     pre_logits: PositiveInt | None = None  # width of the tanh layer before the head (the paper's representation layer)
-    gelu: Literal["exact", "tanh"] = "exact"  # tanh: the original JAX code's approximation
+    head_has_bias: bool = True
+
+    position: Literal["learned", "sincos2d", "rope", "none"] = "learned"
+    position_prefix: bool = True  # the class and distillation tokens have rows of their own in the position embedding
+    position_registers: bool = False  # and so have the registers (some of timm's models)
+    position_rule: PositionRule = "paper"  # how the positions go to another grid
+    rope_base: Annotated[float, Field(gt=0.0)] = 100.0
+
+    gelu: Literal["exact", "tanh", "quick"] = "exact"  # tanh: the original JAX code's; quick: OpenAI CLIP's
+    mlp: Literal["gelu", "swiglu"] = "gelu"
     norm_eps: Annotated[float, Field(gt=0.0)] = 1e-6
     qkv_bias: bool = True
+    key_bias: bool = True  # False: biases on queries and values only (DINOv3)
+    qk_norm: bool = False  # LayerNorm on each head's queries and keys
+    layer_scale: Annotated[float, Field(gt=0.0)] | None = None  # initial value (Touvron et al. 2021)
+    norm_before: bool = False  # a norm between embedding and blocks (CLIP)
+    patch_bias: bool = True
+
     dropout: Rate = 0.0  # after the position embedding and both dense layers of the MLP, and on the attention output
     stochastic_depth: Rate = 0.0  # of the last block; grows linearly from 0 at the first
-    position_std: Annotated[float, Field(gt=0.0)] = 0.02  # initial value only; 1 where the grid is tiny (see recipes.py)
+    patch_dropout: Rate = 0.0  # share of the patches left out while training
+    initialisation: Literal["paper", "normal"] = "paper"  # normal: truncated, standard deviation 0.02 (timm, DeiT)
+    position_std: Annotated[float, Field(gt=0.0)] = 0.02  # initial value only; 1 where the grid is tiny (recipes.py)
     head_bias: float = 0.0  # initial value only; -10 for sigmoid pre-training on ImageNet-21k
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        """The class token where the pool needs one, and a stem that takes the model's images."""
+        if not isinstance(values, dict):
+            return values
+        filled = {"class_token": values.get("pool", "token") in ("token", "token_gap"), **values}
+        if filled.get("stem") is not None:
+            shared = {key: filled[key] for key in ("image_size", "channels") if key in filled}
+            filled["stem"] = {**dict(filled["stem"]), **shared}
+        return filled
+
     @model_validator(mode="after")
-    def _check(self) -> "ViTConfig":  # not Self: the shape checker cannot read it here
-        for axis, size, patch in zip(("rows", "cols"), self.image_size, self.patch_size, strict=True):
-            if size % patch:
+    def _check(self) -> Self:
+        for axis, size, patch in zip(("rows", "cols"), self.image_size, self.patch_pixels, strict=True):
+            if (size % patch and not self.cut_patches) or size < patch:
                 raise ValueError(f"image_size must be a multiple of patch_size: {size} {axis} / {patch}")
         if self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads: {self.width} / {self.heads}")
+        if not self.class_token and (self.pool in ("token", "token_gap") or self.distillation_token):
+            raise ValueError(f"pool={self.pool!r} and distillation_token need class_token=True")
+        if self.distillation_token and (self.pool != "token" or (self.pre_logits and self.distillation_head)):
+            raise ValueError("distillation_token goes with pool='token' and, where both heads are read, no pre_logits")
+        if self.position in ("rope", "sincos2d") and self.rotary_or_sinusoid_width % 4:
+            raise ValueError(
+                f"position={self.position!r} needs a width of heads, or of the model, that is a multiple of 4"
+            )
+        if self.position_registers and not self.position_prefix:
+            raise ValueError("position_registers goes with position_prefix=True")
+        if self.position == "rope" and self.patch_dropout:
+            raise ValueError("patch_dropout does not go with position='rope'")
+        if self.stem is not None and (self.stem.image_size, self.stem.channels) != (self.image_size, self.channels):
+            raise ValueError("the stem takes the model's image_size and channels")
         return self
+
+    @property
+    def rotary_or_sinusoid_width(self) -> int:
+        return self.width // self.heads if self.position == "rope" else self.width
+
+    @property
+    def patch_pixels(self) -> tuple[int, int]:
+        """Pixels a patch covers along (rows, cols)."""
+        stride = 1 if self.stem is None else self.stem.stride
+        return self.patch_size[0] * stride, self.patch_size[1] * stride
 
     @property
     def grid(self) -> tuple[int, int]:
         """Patches along (rows, cols)."""
-        return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
+        return self.image_size[0] // self.patch_pixels[0], self.image_size[1] // self.patch_pixels[1]
 
     @property
     def patches(self) -> int:
         return self.grid[0] * self.grid[1]
 
     @property
+    def heading(self) -> int:
+        """Tokens before the registers: the class token and the distillation token."""
+        return int(self.class_token) + int(self.distillation_token)
+
+    @property
+    def distilled(self) -> bool:
+        """Whether the distillation token is read beside the class token."""
+        return self.distillation_token and self.distillation_head
+
+    @property
     def prefix(self) -> int:
-        """Tokens before the patches: 1 with a class token, else 0."""
-        return 1 if self.pool == "token" else 0
+        """Tokens before the patches."""
+        return self.heading + self.registers
 
     @property
     def tokens(self) -> int:
         return self.prefix + self.patches
 
+    @property
+    def position_rows(self) -> int:
+        """Rows of the position embedding before those of the patches."""
+        if self.position != "learned" or not self.position_prefix:
+            return 0
+        return self.heading + (self.registers if self.position_registers else 0)
+
+
+def _kind(value: object) -> str:
+    """Which architecture a configuration, or a table of its fields, is of: only a ResNet has stages of layers."""
+    resnet = isinstance(value, ResNetConfig) or (isinstance(value, dict) and "layers" in value)
+    return KINDS[1] if resnet else KINDS[0]
+
+
+KINDS = ("vit", "resnet")  # parts of the path of a bad field that name no field
+Architecture = Annotated[
+    Annotated[ViTConfig, Tag(KINDS[0])] | Annotated[ResNetConfig, Tag(KINDS[1])], Discriminator(_kind)
+]
+
 
 class Preprocess(Config):
     """From decoded pixels to the model's input. It belongs to the weights and is stored with them.
 
-    `shortest`: the shorter side is resized to floor(size / crop), then the centre is cropped; `squash`: both sides
-    are resized straight to `size` (the paper's evaluation).
+    The image is resized to floor(size / crop), then its centre is cropped. `shortest`: it keeps its shape, its shorter
+    side is resized; `squash`: both sides are (the paper's evaluation, without a crop).
     """
 
     size: Size = (224, 224)
     resize: Literal["shortest", "squash"] = "shortest"
     crop: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
-    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
+    interpolation: Literal["nearest", "bilinear", "bicubic", "area"] = (
+        "bicubic"  # area: only to evaluate (protocols.py)
+    )
     antialias: bool = True
+    odd_margin: Literal["even", "down"] = "even"  # half a pixel beside a crop: torchvision's way | transformers'
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_crop_of_squashed(cls, values: Any) -> Any:
+        """A squash shows the whole image unless a crop is asked for."""
+        return {"crop": 1.0, **values} if isinstance(values, dict) and values.get("resize") == "squash" else values
 
     @model_validator(mode="after")
     def _check(self) -> "Preprocess":  # not Self: the shape checker cannot read it here
@@ -147,7 +288,8 @@ class Recipe(Config):
     """Everything a training run does, decided before it starts."""
 
     name: str
-    model: ViTConfig
+    preset: Literal["paper"] | None = None  # paper: every choice of the original JAX code (train/recipes.py)
+    model: Architecture
     preprocess: Preprocess
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -157,3 +299,9 @@ class Recipe(Config):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the processor computes in it
     evaluate_every: PositiveInt = 1  # epochs
     expected: str = ""  # the score to expect, on what hardware, in what time
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":  # not Self: the shape checker cannot read it here
+        if self.preprocess.interpolation == "area":
+            raise ValueError("preprocess.interpolation area is for evaluation by a protocol; no other program does it")
+        return self

@@ -1,18 +1,18 @@
 """What can go wrong, as a tree. The command line exits 2 on a UserError and 1 on anything else.
 
-    VitrailError
-    └── UserError            the user can mend it: one sentence with the rule, the found value and the remedy
-        ├── ConfigError      a field is unknown, of the wrong type or out of bounds
-        ├── UnknownName      a table has no such row; lists close matches
-        ├── DataError        a data set cannot be used (empty, one class, missing label, too many broken images)
-        ├── ImageError       one image cannot be decoded; `.reason` is short
-        ├── WeightsError     a weights file or model folder cannot be loaded
-        ├── MissingExtra     an optional package is not installed; names the pip command
-        └── StorageError     a file cannot be written (permissions, disk full)
+VitrailError
+└── UserError            the user can mend it: one sentence with the rule, the found value and the remedy
+    ├── ConfigError      a field is unknown, of the wrong type or out of bounds
+    ├── UnknownName      a table has no such row; lists close matches
+    ├── DataError        a data set cannot be used (empty, one class, missing label, too many broken images)
+    ├── ImageError       one image cannot be decoded; `.reason` is short
+    ├── WeightsError     a weights file or model folder cannot be loaded
+    ├── MissingExtra     an optional package is not installed; names the pip command
+    └── StorageError     a file cannot be written (permissions, disk full)
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from pydantic import ValidationError
 
@@ -74,11 +74,14 @@ def close_matches(name: str, choices: Iterable[str], most: int = 20) -> str:
     return f"{text} Choices: {shown}" if names else text
 
 
-def config_error(error: ValidationError, what: str, fields: Iterable[str] = ()) -> ConfigError:
-    """One sentence for a failed pydantic validation of `what`: every bad field, its rule and the value found."""
+def config_error(
+    error: ValidationError, what: str, fields: Iterable[str] = (), hidden: Container[str] = ()
+) -> ConfigError:
+    """One sentence for a failed pydantic validation of `what`: every bad field, its rule and the value found. `hidden`
+    are parts of a path that name no field."""
     parts = []
     for problem in error.errors(include_url=False):
-        path = ".".join(str(p) for p in problem["loc"]) or what
+        path = ".".join(str(p) for p in problem["loc"] if p not in hidden) or what
         if problem["type"] == "extra_forbidden":
             parts.append(f"{what} has no field {path!r}{close_matches(path, fields)}")
         elif problem["type"] == "missing":

@@ -13,7 +13,7 @@ from vitrail.config import Preprocess
 from vitrail.data.decode import DecodePolicy, decode
 from vitrail.data.preprocess import preprocess
 from vitrail.errors import ImageError, WeightsError
-from vitrail.models.vit import ViT
+from vitrail.models.build import Network
 from vitrail.types import ImageLike, Images, LabelSet, Logits, Prediction
 from vitrail.weights.load import load_weights
 
@@ -26,7 +26,7 @@ class Classifier:
 
     def __init__(
         self,
-        model: ViT,
+        model: Network,
         preprocess: Preprocess,
         labels: LabelSet,
         record: Mapping[str, Any] | None = None,
@@ -45,7 +45,7 @@ class Classifier:
     @torch.inference_mode()
     def logits(self, images: Images) -> Logits:
         """Logits (B K) on the CPU of preprocessed images (B C H W), in the model's own precision."""
-        weight = self.model.patch_embedding.weight
+        weight = next(self.model.parameters())
         return self.model(images.to(weight.device, weight.dtype)).cpu()
 
     def prepare(self, image: ImageLike, policy: DecodePolicy | None = None) -> Float[Tensor, "3 H W"]:

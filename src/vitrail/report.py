@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field, JsonValue, ValidationError
@@ -84,6 +84,19 @@ class ModelFacts(Config):
     classes: Count
     source: str | None = None  # as the user gave it
     seed: int | None = None  # of its training, where known
+    preprocess: dict[str, JsonValue] | None = None  # how the images were shown to it; None in reports of older versions
+    protocol: str | None = None  # whose way that is; None: the way that came with the weights
+
+    def shown(self) -> str:
+        """How the images were shown to it, in words."""
+        if (p := self.preprocess) is None:
+            return ""
+        rows, cols = cast(list[int], p["size"])
+        crop = "" if p["crop"] == 1 else f", the centre {percent(cast(float, p['crop']))}"
+        smooth = "" if p["antialias"] else " without antialiasing"
+        way = "squashed" if p["resize"] == "squash" else "resized"
+        text = f"{way} to {rows} x {cols} px{crop}, {p['interpolation']}{smooth}"
+        return f"{text} (protocol {self.protocol})" if self.protocol else text
 
 
 class Machine(Config):
@@ -192,6 +205,8 @@ class Report(Config):
             f"Model sha256 {self.model.sha256[:12]}. vitrail {self.machine.vitrail}, torch {self.machine.torch}, "
             f"{self.machine.precision} on {self.machine.processor}."
         )
+        if self.model.preprocess is not None:
+            parts.append(f"Images {self.model.shown()}.")
         return "\n\n".join(parts) + "\n"
 
     def _measures(self) -> list[list[str]]:

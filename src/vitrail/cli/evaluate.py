@@ -22,6 +22,10 @@ def evaluate(
     split: Annotated[
         Name | None, Parameter(help="Which split to score; by default the held-out one, else all.")
     ] = None,
+    protocol: Annotated[
+        Name | None,
+        Parameter(help="Resize and crop as gvt-squash, bv-crop, timm or torchvision; by default as the weights ask."),
+    ] = None,
     json: Annotated[File | None, Parameter(help="Write the report as JSON to this file; - for stdout.")] = None,
     html: Annotated[File | None, Parameter(help="Write the report as one HTML page to this file.")] = None,
 ) -> None:
@@ -38,7 +42,7 @@ def evaluate(
     classifier = load(model_source, model=model)
     images = open_as_trained(data, classifier.record)
     with counting("evaluate") as notify:
-        report = run(classifier, images, split=split, notify=notify)
+        report = run(classifier, images, split=split, protocol=protocol, notify=notify)
     if "-" not in (json, html):
         sys.stdout.write(report.markdown())
     if json is not None:

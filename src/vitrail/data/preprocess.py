@@ -28,16 +28,16 @@ def preprocess(pixels: Pixels, config: Preprocess) -> Float[Tensor, "3 rows cols
 def fit(pixels: Pixels, config: Preprocess) -> Fitted:
     """Resize and crop one image to config.size (rows, cols), still uint8.
 
-    `squash` resizes both sides straight to the size. `shortest` keeps the shape of the image: it is resized to cover
-    floor(size / crop), then its centre is cropped (timm, transforms_imagenet_eval with crop_mode "center").
+    Resized to floor(size / crop), then its centre is cropped (timm, transforms_imagenet_eval): `squash` resizes both
+    sides straight to that, `shortest` keeps the shape of the image, which then covers it (timm's crop_mode "center").
     """
     rows, cols = config.size
-    if config.resize == "squash":
-        return resize(pixels, (rows, cols), config.interpolation, config.antialias)
     cover = math.floor(rows / config.crop), math.floor(cols / config.crop)
-    pixels = _middle(pixels)
-    pixels = resize(pixels, covering_size(_size(pixels), cover), config.interpolation, config.antialias)
-    return centre_crop(pixels, (rows, cols))
+    if config.resize == "shortest":
+        pixels = _middle(pixels)
+        cover = covering_size(_size(pixels), cover)
+    pixels = resize(pixels, cover, config.interpolation, config.antialias)
+    return centre_crop(pixels, (rows, cols), config.odd_margin == "down")
 
 
 def to_model(pixels: UInt8[Tensor, "*B 3 H W"], config: Preprocess) -> Float[Tensor, "*B 3 H W"]:
@@ -66,6 +66,9 @@ def resize(pixels: Pixels, size: tuple[int, int], interpolation: str, antialias:
     """One uint8 image resized to (rows, cols); "nearest" never antialiases."""
     if _size(pixels) == size:
         return pixels
+    if interpolation == "area":
+        rows, cols = (_areas(old, new, pixels.device) for old, new in zip(_size(pixels), size, strict=True))
+        return (rows @ pixels.float() @ cols.T).clamp_(0, 255).round_().to(torch.uint8)
     image = pixels[None]
     if image.is_contiguous(memory_format=torch.channels_last) and image.numel() != image.stride(0):
         # Decoded pixels are stored rows, columns, channels. A batch stride that says so lets the kernel keep that order
@@ -80,14 +83,25 @@ def resize(pixels: Pixels, size: tuple[int, int], interpolation: str, antialias:
     return image.clamp_(0, 255).round_().to(torch.uint8)[0]
 
 
-def centre_crop(pixels: Pixels, size: tuple[int, int]) -> Fitted:
-    """The middle (rows, cols) of an image; an image smaller than that is padded with black on all sides first."""
+def _areas(old: int, new: int, device: torch.device) -> Float[Tensor, "new old"]:
+    """Shares of the old pixels in each new one, which is the mean over its part of the side (TensorFlow's `area`)."""
+    edges = torch.arange(new + 1, dtype=torch.float64, device=device) * (old / new)
+    pixel = torch.arange(old, dtype=torch.float64, device=device)
+    covered = torch.minimum(edges[1:, None], pixel + 1) - torch.maximum(edges[:-1, None], pixel)
+    return (covered.clamp(min=0) * (new / old)).float()
+
+
+def centre_crop(pixels: Pixels, size: tuple[int, int], floor: bool = False) -> Fitted:
+    """The middle (rows, cols) of an image; an image smaller than that is padded with black on all sides first.
+
+    Half a pixel of the margin is rounded to even, as torchvision does, or down.
+    """
     (rows, cols), (height, width) = size, _size(pixels)
     if height < rows or width < cols:
         down, across = max(rows - height, 0), max(cols - width, 0)
         pixels = functional.pad(pixels, (across // 2, (across + 1) // 2, down // 2, (down + 1) // 2))
         height, width = _size(pixels)
-    top, left = round((height - rows) / 2), round((width - cols) / 2)  # round half to even, as torchvision does
+    top, left = ((side // 2 if floor else round(side / 2)) for side in (height - rows, width - cols))
     return pixels[:, top : top + rows, left : left + cols]
 
 

@@ -12,12 +12,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vitrail.config import Preprocess
 from vitrail.data.loader import EvaluationPass
 from vitrail.data.manifests import SPLITS
+from vitrail.data.protocols import by_protocol
 from vitrail.data.sources import Dataset, Source, open_dataset
 from vitrail.errors import DataError, WeightsError, close_matches
 from vitrail.inference import Classifier, load
-from vitrail.models.vit import ViT
 from vitrail.ops import metrics
 from vitrail.report import (
     Calibration,
@@ -95,6 +96,7 @@ def evaluate(
     batch_size: int = 64,
     workers: int | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
+    protocol: str | None = None,
     notify: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Score a classifier on the images of a data set.
@@ -102,7 +104,8 @@ def evaluate(
     `classifier`: a Classifier, or anything `vitrail.inference.load` takes. `data`: a path, `digits`, a Dataset or a
     Source. `split`: the name of one, or `all`. Without it, a data set with declared splits gives its held-out one
     (test, else val); one without gives all its images, unless the classifier was trained on this very data set: then
-    the part that its training held out. `notify(done, total)` is called after each batch.
+    the part that its training held out. `protocol`: how a published number was measured (data/protocols.py) in place of
+    the preprocessing that came with the weights. `notify(done, total)` is called after each batch.
 
     Raises DataError where a class of the data is not one of the model's, or more than 1 % of the images are unreadable
     (fewer are listed in the report and count for nothing); WeightsError where the outputs are not finite.
@@ -112,7 +115,8 @@ def evaluate(
         source_name, classifier = str(classifier), load(classifier)
     part = choose_part(data, split, classifier.record)
     places = torch.tensor(match_classes(part.source.classes, classifier.labels), dtype=torch.int64)
-    images = EvaluationPass(part.source, classifier.preprocess, batch_size, workers)
+    shown = by_protocol(protocol, classifier.preprocess) if protocol else classifier.preprocess
+    images = EvaluationPass(part.source, shown, batch_size, workers)
     outcomes: list[Outcome] = []
     done = 0
     training = classifier.model.training
@@ -142,7 +146,7 @@ def evaluate(
         **_scores(found),
         **_class_scores(found, classifier.labels),
         data=facts,
-        model=_model_facts(classifier, source_name),
+        model=_model_facts(classifier, source_name, shown, protocol),
         machine=machine(classifier.device, precision),
         unreadable=tuple(unreadable),
         mistakes=_mistakes(found, part.source, classifier.labels),
@@ -305,8 +309,10 @@ def _mistakes(found: Outcome, source: Source, labels: LabelSet) -> tuple[Mistake
     )
 
 
-def _model_facts(classifier: Classifier, source_name: str | None) -> ModelFacts:
-    model: ViT = classifier.model
+def _model_facts(
+    classifier: Classifier, source_name: str | None, shown: Preprocess, protocol: str | None
+) -> ModelFacts:
+    model = classifier.model
     seed = _table(classifier.record, "recipe").get("seed")
     return ModelFacts(
         config=model.config.model_dump(mode="json"),
@@ -315,4 +321,6 @@ def _model_facts(classifier: Classifier, source_name: str | None) -> ModelFacts:
         classes=len(classifier.labels),
         source=source_name,
         seed=seed if isinstance(seed, int) else None,
+        preprocess=shown.model_dump(mode="json"),
+        protocol=protocol,
     )

@@ -215,6 +215,7 @@ def _provenance(report: Report) -> list[tuple[str, str]]:
         ("data fingerprint", data.fingerprint),
         ("model", model.source or ""),
         ("architecture", config),
+        ("images as the model sees them", model.shown()),
         ("parameters", f"{model.parameters:,}"),
         ("weights sha256", model.sha256),
         ("training seed", "" if model.seed is None else f"{model.seed}"),

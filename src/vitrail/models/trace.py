@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitrail.models.layers import Rotation
 from vitrail.models.vit import EncoderBlock, ViT
 from vitrail.types import Images, Logits, Tokens
 
@@ -22,7 +23,7 @@ class BlockTrace:
     values: Float[Tensor, "B h T d"]
     attention: Float[Tensor, "B h T T"]
     after_attention: Tokens  # residual stream, equation 2
-    mlp_hidden: Float[Tensor, "B T M"]  # after the GELU
+    mlp_hidden: Float[Tensor, "B T M"]  # after the GELU (or the gate)
     after_mlp: Tokens  # residual stream, equation 3
 
 
@@ -33,8 +34,13 @@ class Trace:
     embedded: Tokens  # after the positions were added, equation 1
     blocks: tuple[BlockTrace, ...]
     tokens: Tokens  # all tokens after the final norm
-    class_token: Float[Tensor, "B D"]  # what the head sees, equation 4; the mean over patches for a gap head
+    pooled: Float[Tensor, "B ..."]  # what the head sees, equation 4: the class token, a mean, ...
     logits: Logits
+
+    @property
+    def class_token(self) -> Tensor:
+        """What the head sees, by its name in a model with a class-token head."""
+        return self.pooled
 
 
 @torch.no_grad()
@@ -44,22 +50,24 @@ def trace(model: ViT, images: Images) -> tuple[Logits, Trace]:
     model.eval()
     try:
         x = embedded = model.embed(images)
+        turn = model.rotation(images)
         blocks = []
         for block in model.blocks:
-            record = _block(block, x)
+            record = _block(block, x, turn)
             blocks.append(record)
             x = record.after_mlp
-        tokens = model.norm(x)
-        pooled = model.pool(tokens)
+        pooled = model.pool(x)
         logits = model.classify(pooled)
+        tokens = model.norm(x)
     finally:
         model.train(training)
     return logits, Trace(embedded, tuple(blocks), tokens, pooled, logits)
 
 
-def _block(block: EncoderBlock, x: Tokens) -> BlockTrace:
-    q, k, v = block.attention.project(block.norm1(x))
+def _block(block: EncoderBlock, x: Tokens, turn: Rotation | None) -> BlockTrace:
+    q, k, v = block.attention.project(block.norm1(x), rotation=turn)
     attention = torch.softmax(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5, dim=-1)
-    after_attention = x + block.attention.merge(attention @ v)
-    hidden = block.mlp.gelu(block.mlp.fc1(block.norm2(after_attention)))
-    return BlockTrace(q, k, v, attention, after_attention, hidden, after_attention + block.mlp.fc2(hidden))
+    after_attention = x + block.scale1(block.attention.merge(attention @ v))
+    hidden = block.mlp.hidden(block.norm2(after_attention))
+    after_mlp = after_attention + block.scale2(block.mlp.fc2(hidden))
+    return BlockTrace(q, k, v, attention, after_attention, hidden, after_mlp)

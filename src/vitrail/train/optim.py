@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from vitrail.config import OptimConfig
+from vitrail.config import OptimConfig, ResNetConfig
+from vitrail.models.catalog import ModelConfig
 
-EMBEDDING = ("patch_embedding", "class_token", "position_embedding")
-TOP = ("norm", "pre_logits", "head")
-NEVER_DECAYED = ("class_token", "position_embedding")  # matrices by shape, but each row is an offset like a bias
+TOKENS = ("class_token", "distillation_token", "registers", "position_embedding", "attention_pool.probe")
+EMBEDDING = ("patch_embedding", *TOKENS[:4], "norm_before")
+TOP = ("norm", "attention_pool", "pre_logits", "head", "distillation_head")
+NEVER_DECAYED = TOKENS  # matrices by shape, but each row is an offset like a bias
 
 
 @dataclass(frozen=True)
@@ -23,17 +25,39 @@ class Group:
     weight_decay: float
 
 
-def layer_of(name: str, depth: int) -> int:
-    """Layer of the parameter called `name`: the embedding is 0, block i is i + 1, the final norm and the head are
-    depth + 1. ValueError for a name outside the model: a new part must be placed here before it can be trained."""
+def top_layer(config: ModelConfig) -> int:
+    """The layer of the head, the last."""
+    if isinstance(config, ResNetConfig):
+        return len(config.layers) + 1
+    return _below(config.stem) + config.depth + 1
+
+
+def layer_of(name: str, config: ModelConfig) -> int:
+    """Layer of the parameter called `name`. A ViT: the embedding is 0, block i is i + 1, final norm and head are the
+    last. A ResNet: the root is 0, stage i is i + 1, the head is the last. A hybrid: the ResNet's layers, then the
+    ViT's. ValueError for a name outside the model: a new part must be placed here before it can be trained."""
     root, _, rest = name.partition(".")
-    if root in EMBEDDING:
-        return 0
-    if root in TOP:
-        return depth + 1
-    if root == "blocks" and (block := rest.partition(".")[0]).isdigit() and int(block) < depth:
-        return int(block) + 1
+    if isinstance(config, ResNetConfig):
+        if root == "head":
+            return top_layer(config)
+        if root in ("root", "root_norm"):
+            return 0
+        if root == "stages" and (stage := rest.partition(".")[0]).isdigit() and int(stage) < len(config.layers):
+            return int(stage) + 1
+    elif root == "stem" and config.stem is not None:
+        return layer_of(rest, config.stem)
+    elif root in EMBEDDING:
+        return _below(config.stem)
+    elif root in TOP:
+        return top_layer(config)
+    elif root == "blocks" and (block := rest.partition(".")[0]).isdigit() and int(block) < config.depth:
+        return _below(config.stem) + int(block) + 1
     raise ValueError(f"parameter {name!r} belongs to no layer")
+
+
+def _below(stem: ResNetConfig | None) -> int:
+    """Layers under the embedding of patches."""
+    return 0 if stem is None else len(stem.layers) + 1
 
 
 def decays(name: str, parameter: Tensor) -> bool:
@@ -41,21 +65,24 @@ def decays(name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and name not in NEVER_DECAYED
 
 
-def parameter_groups(named: Iterable[tuple[str, Tensor]], depth: int, config: OptimConfig) -> list[Group]:
+def parameter_groups(
+    named: Iterable[tuple[str, Tensor]], architecture: ModelConfig, config: OptimConfig
+) -> list[Group]:
     """Groups that hold every parameter that trains exactly once, from the embedding up.
 
-    Layer-wise learning rates: lr_scale = layer_decay ** (depth + 1 - layer) (Clark et al. 2020, ELECTRA; BEiT,
+    Layer-wise learning rates: lr_scale = layer_decay ** (last layer - layer) (Clark et al. 2020, ELECTRA; BEiT,
     appendix). Weight decay is decoupled and, in AdamW, multiplied by the learning rate.
     """
     members: dict[tuple[int, bool], list[str]] = {}
+    top = top_layer(architecture)
     for name, parameter in named:
         if parameter.requires_grad:
-            members.setdefault((layer_of(name, depth), decays(name, parameter)), []).append(name)
+            members.setdefault((layer_of(name, architecture), decays(name, parameter)), []).append(name)
     return [
         Group(
             name=f"layer{layer}.{'decay' if decay else 'plain'}",
             parameters=tuple(names),
-            lr_scale=config.layer_decay ** (depth + 1 - layer),
+            lr_scale=config.layer_decay ** (top - layer),
             weight_decay=config.weight_decay if decay else 0.0,
         )
         for (layer, decay), names in sorted(members.items())
@@ -72,10 +99,10 @@ def check_groups(groups: Iterable[Group], named: Iterable[tuple[str, Tensor]]) -
         raise ValueError(f"parameter groups: held twice {twice}, missing {missing}, unknown {foreign}")
 
 
-def make_optimizer(model: nn.Module, depth: int, config: OptimConfig) -> AdamW:
+def make_optimizer(model: nn.Module, architecture: ModelConfig, config: OptimConfig) -> AdamW:
     """AdamW over the model's parameter groups; each torch group carries its `lr_scale`, which the loop applies."""
     named = dict(model.named_parameters())
-    groups = parameter_groups(named.items(), depth, config)
+    groups = parameter_groups(named.items(), architecture, config)
     check_groups(groups, named.items())
     return AdamW(
         [

@@ -11,7 +11,7 @@ from vitrail.config import AugmentConfig, DataConfig, OptimConfig, Preprocess, R
 from vitrail.data.decode import dimensions
 from vitrail.data.sources import Dataset, Source
 from vitrail.errors import ConfigError, DataError, ImageError
-from vitrail.models.catalog import MODELS
+from vitrail.models.catalog import MODELS, ModelConfig
 
 SAMPLE = 64  # images whose size is looked up
 SIDES = re.compile(r"\b(left|right)(?:wards?)?\b")
@@ -55,7 +55,9 @@ def mirrors_safely(classes: tuple[str, ...]) -> bool:
     return any(len(name) > 1 for name in classes) and not any(SIDES.search(name) for name in words)
 
 
-def scratch_small(summary: DataSummary, base: ViTConfig | None = None, preprocess: Preprocess | None = None) -> Recipe:
+def scratch_small(
+    summary: DataSummary, base: ModelConfig | None = None, preprocess: Preprocess | None = None
+) -> Recipe:
     """From random weights, for small images or few of them.
 
     Source: our own measurements on digits (docs/benchmarks.md); AdamW, warm-up, cosine, label smoothing and weight
@@ -69,6 +71,7 @@ def scratch_small(summary: DataSummary, base: ViTConfig | None = None, preproces
         base = MODELS["Pico/2"] if side <= 12 else MODELS["Nano/4"]
         if side > 48:
             base = base.model_copy(update={"image_size": (64, 64), "patch_size": (8, 8)})
+    of_vit: dict[str, object] = {"stochastic_depth": 0.0 if max(base.image_size) <= 12 else 0.1, "position_std": 1.0}
     tiny = max(base.image_size) <= 12
     flip = 0.5 if mirrors_safely(summary.classes) else 0.0
     if tiny:  # every pixel is a tenth of the object: move it a little, cut nothing off
@@ -83,11 +86,7 @@ def scratch_small(summary: DataSummary, base: ViTConfig | None = None, preproces
     return Recipe(
         name="scratch_small",
         model=base.model_copy(
-            update={
-                "classes": len(summary.classes),
-                "stochastic_depth": 0.0 if tiny else 0.1,
-                "position_std": 1.0,
-            }
+            update={"classes": len(summary.classes)} | (of_vit if isinstance(base, ViTConfig) else {})
         ),
         preprocess=preprocess or Preprocess(size=base.image_size, crop=1.0),
         data=DataConfig(batch_size=batch_size),
@@ -101,7 +100,7 @@ def scratch_small(summary: DataSummary, base: ViTConfig | None = None, preproces
     )
 
 
-def finetune(summary: DataSummary, base: ViTConfig | None = None, preprocess: Preprocess | None = None) -> Recipe:
+def finetune(summary: DataSummary, base: ModelConfig | None = None, preprocess: Preprocess | None = None) -> Recipe:
     """From published weights, for hundreds to thousands of photos.
 
     Source: layer-wise learning rates as in BEiT (Bao et al. 2022, appendix), label smoothing and RandAugment as in
@@ -141,5 +140,5 @@ def finetune(summary: DataSummary, base: ViTConfig | None = None, preprocess: Pr
     )
 
 
-RecipeFunction = Callable[[DataSummary, ViTConfig | None, Preprocess | None], Recipe]
+RecipeFunction = Callable[[DataSummary, ModelConfig | None, Preprocess | None], Recipe]
 RECIPES: dict[str, RecipeFunction] = {"scratch_small": scratch_small, "finetune": finetune}

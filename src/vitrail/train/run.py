@@ -115,9 +115,7 @@ def new_state(job: Job) -> TrainState:
     """Model, optimiser and averaged weights at step 0."""
     model = build_model(job.recipe, job.start).to(job.device)
     optim = job.recipe.optim
-    return TrainState(
-        model, make_optimizer(model, model.config.depth, optim), new_average(model) if optim.ema else None
-    )
+    return TrainState(model, make_optimizer(model, model.config, optim), new_average(model) if optim.ema else None)
 
 
 def fit(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stopped) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from vitrail.config import Config, Recipe
+from vitrail.config import KINDS, Config, Recipe, ResNetConfig, ViTConfig
 from vitrail.errors import ConfigError, close_matches, config_error
+from vitrail.models.catalog import paper
 
 FIXED = {  # fields that something else decides, and what
     "name": "it is the name of the recipe function",
@@ -19,16 +20,24 @@ OF_WEIGHTS = ("image_size", "dropout", "stochastic_depth")  # model fields that 
 SIZE, INPUT = "model.image_size", "preprocess.size"  # one fact, stored twice: the model's and the pixels' side of it
 
 
-def field_paths(config: type[Config] = Recipe, prefix: str = "") -> tuple[str, ...]:
-    """Dotted paths of all fields that can be set, such as `optim.lr`."""
-    paths: list[str] = []
+def field_paths(kinds: Sequence[type[Config]] = (ViTConfig, ResNetConfig)) -> tuple[str, ...]:
+    """Dotted paths of all fields that can be set, such as `optim.lr`, where the model is of one of these kinds."""
+    return tuple(path for path in _fields(Recipe, "", kinds) if path not in FIXED)
+
+
+def _fields(config: type[Config], prefix: str, kinds: Sequence[type[Config]]) -> dict[str, object]:
+    """Dotted path and type of every field."""
+    fields: dict[str, object] = {}
     for name, field in config.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, Config):
-            paths += field_paths(inner, f"{prefix}{name}.")
+        inner, path = field.annotation, f"{prefix}{name}"
+        if path == "model":
+            for kind in kinds:
+                fields |= _fields(kind, "model.", kinds)
+        elif isinstance(inner, type) and issubclass(inner, Config):
+            fields |= _fields(inner, f"{path}.", kinds)
         else:
-            paths.append(prefix + name)
-    return tuple(path for path in paths if path not in FIXED)
+            fields[path] = inner
+    return fields
 
 
 def parse_changes(overrides: Iterable[str]) -> dict[str, Any]:
@@ -76,10 +85,15 @@ def change(recipe: Recipe, changes: Mapping[str, Any], *, n_train: int, from_wei
                 f"{', '.join(fixed)} cannot be set: the weights decide it; with weights the model's "
                 f"{', '.join(OF_WEIGHTS)} can be, or train from scratch"
             )
+    paths = field_paths([type(recipe.model)])
+    if odd := [path for path in changes if path not in paths]:
+        raise ConfigError(f"the recipe of this model has no field {odd[0]!r}{_near(odd[0], paths)}")
     if SIZE in changes and INPUT not in changes:
         changes[INPUT] = changes[SIZE]
     if INPUT in changes and SIZE not in changes:
         changes[SIZE] = changes[INPUT]
+    if changes.get("preset") == "paper":
+        recipe = paper_preset(recipe, from_weights)
     table = recipe.model_dump(exclude={"expected"} if changes.keys() - {"seed"} else set())  # another run's score
     for path, value in changes.items():
         *parents, leaf = path.split(".")
@@ -90,7 +104,7 @@ def change(recipe: Recipe, changes: Mapping[str, Any], *, n_train: int, from_wei
     try:
         changed = Recipe.model_validate(table)
     except ValidationError as error:
-        raise config_error(error, "recipe", field_paths()) from error
+        raise config_error(error, "recipe", paths, hidden=KINDS) from error
     if changed.model.image_size != changed.preprocess.size:
         raise ConfigError(
             f"{SIZE} and {INPUT} must be equal, found {changed.model.image_size} and {changed.preprocess.size}"
@@ -108,6 +122,24 @@ def _rescaled(changed: Recipe, recipe: Recipe, changes: Mapping[str, Any], n_tra
     if "evaluate_every" not in changes:
         update["evaluate_every"] = max(1, round(recipe.evaluate_every * changed.epochs / recipe.epochs))
     return changed.model_copy(update=update)
+
+
+def paper_preset(recipe: Recipe, from_weights: bool) -> Recipe:
+    """The recipe with every choice of the original JAX code that later libraries changed: in the model (see
+    models/catalog.py), and squashed images, in [-1, 1], for evaluation. ConfigError where weights say otherwise."""
+    model, pixels = recipe.model, recipe.preprocess
+    if isinstance(model, ViTConfig):
+        model = paper(model)
+        fixed = ("gelu", "norm_eps", "norm_after_pool", "position_rule")
+        wrong = [
+            f"model.{f} {getattr(recipe.model, f)}" for f in fixed if getattr(recipe.model, f) != getattr(model, f)
+        ]
+        if from_weights and wrong:
+            raise ConfigError(f"preset=paper cannot be set: the weights have {', '.join(wrong)}; train from scratch")
+    squash: dict[str, object] = {"resize": "squash", "crop": 1.0, "interpolation": "bilinear", "antialias": False}
+    scale = {} if from_weights else {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    pixels = pixels.model_copy(update=squash | scale)
+    return recipe.model_copy(update={"model": recipe.model if from_weights else model, "preprocess": pixels})
 
 
 def total_steps(recipe: Recipe, n_train: int) -> int:
@@ -142,7 +174,7 @@ def _shown(value: object) -> str:
 
 def _switches() -> Sequence[str]:
     """Fields that are true or false; elsewhere YAML's `yes` and `on` are mistakes, not the number one."""
-    return [path for path in field_paths() if path in ("model.qkv_bias", "preprocess.antialias")]
+    return [path for path, kind in _fields(Recipe, "", (ViTConfig, ResNetConfig)).items() if kind is bool]
 
 
 def _near(name: str, paths: Sequence[str]) -> str:

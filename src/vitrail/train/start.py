@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vitrail.config import Preprocess, Recipe, ViTConfig
-from vitrail.models.vit import ViT
+from vitrail.config import Preprocess, Recipe
+from vitrail.models.build import Network, build
 from vitrail.train.state import state_sha256
 from vitrail.weights.load import load_weights
 
@@ -16,7 +16,7 @@ from vitrail.weights.load import load_weights
 class Start:
     """Trained weights as found, and where they come from."""
 
-    model: ViT
+    model: Network
     preprocess: Preprocess
     source: str
     sha256: str  # over all tensors, a new head included
@@ -30,20 +30,19 @@ def find_start(
     else a new one of zeros. Raises WeightsError or UnknownName."""
     with torch.random.fork_rng(devices=[]):  # building a model draws from the caller's stream
         loaded = load_weights(weights, model, classes=len(classes), image_size=image_size)
-    head = loaded.model.head
     same = loaded.labels is not None and loaded.labels.names == classes
-    if head is not None and not same:  # as many classes as before, but others
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
+    for head in (loaded.model.head, getattr(loaded.model, "distillation_head", None)):
+        if head is not None and not same:  # as many classes as before, but others
+            for parameter in head.parameters():
+                nn.init.zeros_(parameter)
     digest = state_sha256(loaded.model.state_dict())
     return Start(loaded.model, loaded.preprocess, loaded.source, digest, loaded.licence)
 
 
-def build_model(recipe: Recipe, start: Start | None) -> ViT:
+def build_model(recipe: Recipe, start: Start | None) -> Network:
     """The model at step 0: the start's weights under the recipe's regularisation, or weights drawn from the seed."""
-    config: ViTConfig = recipe.model
     with torch.random.fork_rng(devices=[]):
-        model = ViT(config)
+        model = build(recipe.model)
     if start is None:
         model.reset(torch.Generator().manual_seed(recipe.seed))
     else:

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vitrail.errors import StorageError
-from vitrail.models.vit import ViT
+from vitrail.models.build import Network
 
 KEPT = 2  # newest checkpoints that stay
 MANIFEST, STATE = "manifest.json", "state.json"
@@ -39,15 +39,15 @@ UNFINISHED, DISCARDED = ".tmp-", ".old-"
 class TrainState:
     """A run between two steps. `step` counts finished steps, skipped ones included."""
 
-    model: ViT
+    model: Network
     optimizer: Optimizer
-    average: ViT | None = None  # exponential moving average of the weights, always in evaluation mode
+    average: Network | None = None  # exponential moving average of the weights, always in evaluation mode
     step: int = 0
     skipped: int = 0
     skipped_in_row: int = 0
 
     @property
-    def result(self) -> ViT:
+    def result(self) -> Network:
         """The weights that are evaluated and kept: the averaged ones where there are any."""
         return self.model if self.average is None else self.average
 
@@ -56,7 +56,7 @@ class DamagedCheckpoint(Exception):
     """A checkpoint folder that cannot be trusted, and why; the reader goes back to an older one."""
 
 
-def new_average(model: ViT) -> ViT:
+def new_average(model: Network) -> Network:
     """A copy of the model to hold averaged weights."""
     return copy.deepcopy(model).eval().requires_grad_(False)
 

@@ -1,15 +1,21 @@
 """The model card that travels with the weights (README.md of a model folder, front matter as on Hugging Face)."""
 
 import json
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from vitrail.config import ViTConfig
+from vitrail.models.catalog import ModelConfig
 from vitrail.models.cost import flops, parameters
 from vitrail.types import LabelSet
+from vitrail.weights.files import followed
+
+_LONGEST = 2**20  # bytes of a model card
 
 
-def model_card(config: ViTConfig, labels: LabelSet, record: Mapping[str, Any], *, timm: bool) -> str:
+def model_card(config: ModelConfig, labels: LabelSet, record: Mapping[str, Any], *, timm: bool) -> str:
     """Markdown. `record` may hold name, recipe, data, metrics, licence, started_from; what is absent is left out."""
     rows, cols = config.image_size
     front = ["---", "library_name: timm" if timm else "library_name: vitrail", "pipeline_tag: image-classification"]
@@ -17,9 +23,8 @@ def model_card(config: ViTConfig, labels: LabelSet, record: Mapping[str, Any], *
     front += ["tags: [vitrail, vision-transformer, image-classification]", "---"]
     text = [
         f"# {record.get('name') or 'Vision Transformer'}",
-        f"A Vision Transformer for {len(labels)} classes: {config.depth} blocks, width {config.width}, "
-        f"{config.heads} heads, {config.patches} patches of {config.patch_size[0]} x {config.patch_size[1]} pixels "
-        f"from an image of {rows} x {cols}; {parameters(config):,} parameters, {flops(config) / 1e9:.2f} GFLOPs each.",
+        f"{_architecture(config)} for {len(labels)} classes, from an image of {rows} x {cols}; "
+        f"{parameters(config):,} parameters, {flops(config) / 1e9:.2f} GFLOPs each.",
         *_section("How it does", _metrics(record.get("metrics"))),
         *_section("What it learned from", _data(record.get("data"), record.get("started_from"), record.get("licence"))),
         *_section(
@@ -29,6 +34,27 @@ def model_card(config: ViTConfig, labels: LabelSet, record: Mapping[str, Any], *
         *_section("Recipe", ["```json", json.dumps(record["recipe"], indent=2), "```"] if record.get("recipe") else []),
     ]
     return "\n".join(front) + "\n\n" + "\n\n".join(text) + "\n"
+
+
+def read_licence(folder: Path) -> str | None:
+    """The licence that the front matter of a folder's model card states."""
+    card = folder / "README.md"
+    if not card.is_file() or card.stat().st_size > _LONGEST:
+        return None
+    front = re.match(r"---\n(.*?)\n---\n", followed(card).read_text("utf-8", errors="replace"), re.DOTALL)
+    stated = dict(re.findall(r"^(license|license_name): *['\"]?([\w.-]+)", front[1], re.MULTILINE)) if front else {}
+    return stated.get("license_name") if stated.get("license") in (None, "other") else stated["license"]
+
+
+def _architecture(config: ModelConfig) -> str:
+    if not isinstance(config, ViTConfig):
+        return f"A ResNet of {3 * sum(config.layers) + 1} convolutions"
+    rows, cols = config.patch_pixels
+    kind = "A Vision Transformer" if config.stem is None else "A hybrid Vision Transformer"
+    return (
+        f"{kind}: {config.depth} blocks, width {config.width}, {config.heads} heads, {config.patches} patches of "
+        f"{rows} x {cols} pixels,"
+    )
 
 
 def _section(title: str, lines: list[str]) -> list[str]:

@@ -14,16 +14,21 @@ from typing import Any
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
-from vitrail.config import Preprocess, ViTConfig
+from vitrail.config import Preprocess, ResNetConfig, ViTConfig
 from vitrail.errors import StorageError, WeightsError, config_error
-from vitrail.models.vit import ViT
+from vitrail.models.build import Network
+from vitrail.models.catalog import ModelConfig
 from vitrail.types import LabelSet
-from vitrail.weights.card import model_card
-from vitrail.weights.formats import timm
+from vitrail.weights.card import model_card, read_licence
+from vitrail.weights.files import followed, read_json
+from vitrail.weights.formats.native import NATIVE
+from vitrail.weights.formats.timm import TIMM
 from vitrail.weights.rename import write_tensors
+from vitrail.weights.timm_config import describe, pretrained_cfg
 
 MODEL_FILE = "model.safetensors"
 RECORD_FILE = "vitrail.json"
+_KINDS: dict[type[ModelConfig], str] = {ViTConfig: "vit", ResNetConfig: "resnet"}
 
 
 @dataclass(frozen=True)
@@ -31,16 +36,18 @@ class Stored:
     """What a model folder says beside the tensors. `config` is None where only timm's config.json (`description`) is
     there."""
 
-    config: ViTConfig | None = None
+    config: ModelConfig | None = None
+    form: str | None = None  # the format of its tensors, where vitrail.json says it
     preprocess: Preprocess | None = None
     labels: LabelSet | None = None
     record: dict[str, Any] = field(default_factory=dict)
     licence: str | None = None
-    description: Mapping[str, Any] | None = None
+    description: Mapping[str, Any] | None = None  # config.json; under `open_clip`, its own
+    processor: Mapping[str, Any] | None = None  # transformers' preprocessor_config.json
 
 
 def write_model_folder(
-    folder: Path, model: ViT, preprocess: Preprocess, labels: LabelSet, record: Mapping[str, Any]
+    folder: Path, model: Network, preprocess: Preprocess, labels: LabelSet, record: Mapping[str, Any]
 ) -> None:
     """Write the model folder atomically: an older one stays whole until the new one is on the disk.
 
@@ -66,13 +73,16 @@ def write_model_folder(
         raise StorageError(f"the model could not be saved in {folder}: {error.strerror or error}") from error
 
 
-def _write_files(folder: Path, model: ViT, preprocess: Preprocess, labels: LabelSet, record: Mapping[str, Any]) -> None:
+def _write_files(
+    folder: Path, model: Network, preprocess: Preprocess, labels: LabelSet, record: Mapping[str, Any]
+) -> None:
     config = model.config
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    save_file(write_tensors(state, timm.TIMM.rules(config)), folder / MODEL_FILE, metadata={"format": "pt"})
+    description = describe(config, preprocess)
+    form = NATIVE if description is None else TIMM
+    save_file(write_tensors(state, form.rules(config)), folder / MODEL_FILE, metadata={"format": "pt"})
     # safetensors opens files for their owner alone; a model is as readable as what lies beside it
     (folder / MODEL_FILE).chmod(0o666 & ~_umask())
-    description = timm.describe(config, preprocess)
     _write_json(
         folder / "config.json",
         {**(description or {"architecture": "vitrail"}), "label_names": list(labels.names)},
@@ -82,7 +92,7 @@ def _write_files(folder: Path, model: ViT, preprocess: Preprocess, labels: Label
         {
             "image_processor_type": "TimmWrapperImageProcessor",
             "architecture": (description or {}).get("architecture", "vitrail"),
-            "pretrained_cfg": timm.pretrained_cfg(config, preprocess),
+            "pretrained_cfg": pretrained_cfg(config, preprocess),
         },
     )
     (folder / "README.md").write_text(model_card(config, labels, record, timm=description is not None), "utf-8")
@@ -90,7 +100,8 @@ def _write_files(folder: Path, model: ViT, preprocess: Preprocess, labels: Label
         folder / RECORD_FILE,
         {
             "version": 1,
-            "model": {"kind": "vit", **config.model_dump(mode="json")},
+            "format": form.name,
+            "model": {"kind": _KINDS[type(config)], **config.model_dump(mode="json")},
             "preprocess": preprocess.model_dump(mode="json"),
             "labels": {"names": list(labels.names), "ids": None if labels.ids is None else list(labels.ids)},
             "record": dict(record),
@@ -106,16 +117,37 @@ def read_stored(folder: Path) -> Stored:
     try:
         if (folder / RECORD_FILE).is_file():
             return _read_record(folder)
-        path = folder / "config.json"
-        if not path.is_file():
-            return Stored()
-        description = _read_json(path)
+        description = read_beside(folder)
+        if (folder / "config.json").is_file():
+            description |= read_json(folder / "config.json")
+        licence = read_licence(folder)
+        if not description:
+            return Stored(licence=licence)
+        processor = _read_processor(folder)
     except OSError as error:
         raise WeightsError(f"{folder} cannot be read: {error.strerror or error}") from error
     names = description.get("label_names")
     labels = LabelSet(tuple(map(str, names))) if isinstance(names, list) else None
-    licence = (description.get("pretrained_cfg") or {}).get("license")
-    return Stored(labels=labels, licence=licence, description=description)
+    table = description.get("pretrained_cfg")
+    if isinstance(table, Mapping) and isinstance(table.get("license"), str):
+        licence = table["license"]
+    return Stored(labels=labels, licence=licence, description=description, processor=processor)
+
+
+def read_beside(folder: Path) -> dict[str, Any]:
+    """What open_clip tells beside its weights, under `open_clip`, where it does."""
+    path = folder / "open_clip_config.json"
+    return {"open_clip": read_json(path)} if path.is_file() else {}
+
+
+def _read_processor(folder: Path) -> dict[str, Any] | None:
+    """How transformers would prepare images: a file of its own, or a part of the file of a model with text."""
+    if (folder / "preprocessor_config.json").is_file():
+        return read_json(folder / "preprocessor_config.json")
+    if (folder / "processor_config.json").is_file():
+        part = read_json(folder / "processor_config.json").get("image_processor")
+        return part if isinstance(part, dict) else None
+    return None
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -124,22 +156,24 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def _read_record(folder: Path) -> Stored:
-    table = _read_json(folder / RECORD_FILE)
+    table = read_json(folder / RECORD_FILE)
     for name, digest in table.get("sha256", {}).items():
         path = folder / name
-        if path.parent != folder or path.is_symlink() or not path.is_file() or sha256(path) != digest:
+        if path.parent != folder or not path.is_file() or sha256(followed(path)) != digest:
             raise WeightsError(
                 f"{path} is not the file that {RECORD_FILE} was written with; the folder is damaged or edited"
             )
     try:
         model = dict(table["model"])
-        if model.pop("kind") != "vit":
+        kinds = {name: kind for kind, name in _KINDS.items()}
+        if (kind := kinds.get(model.pop("kind"))) is None:
             raise WeightsError(
-                f"{folder / RECORD_FILE} holds a model of the kind {table['model']['kind']!r}; known: vit"
+                f"{folder / RECORD_FILE} holds a {table['model']['kind']!r} model; known: {', '.join(kinds)}"
             )
         names, ids = table["labels"]["names"], table["labels"]["ids"]
         return Stored(
-            config=ViTConfig(**model),
+            config=kind(**model),
+            form=str(table["format"]),
             preprocess=Preprocess(**table["preprocess"]),
             labels=LabelSet(tuple(names), None if ids is None else tuple(ids)),
             record=table["record"],
@@ -155,16 +189,6 @@ def sha256(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise WeightsError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(table, dict):
-        raise WeightsError(f"{path} should be a JSON table, found {type(table).__name__}")
-    return table
 
 
 def _write_json(path: Path, table: Mapping[str, Any]) -> None:

@@ -1,12 +1,26 @@
-"""Where weights lie: a file, a model folder, a run folder, or a Hugging Face id, which is downloaded."""
+"""Where weights lie: a file, a model folder, a run folder; or a name of weights/catalog.py or a Hugging Face id, which
+are downloaded once."""
 
+import os
 import re
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 from vitrail.errors import WeightsError, close_matches
+from vitrail.weights.catalog import CATALOG, Row
+from vitrail.weights.files import followed
 
 _PICKLED = (".pt", ".pth", ".bin", ".pkl", ".ckpt", ".tar")
-_WANTED = ["config.json", "model.safetensors", "preprocessor_config.json", "README.md", "vitrail.json"]
+_WANTED = [
+    "config.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "open_clip_config.json",
+    "README.md",
+    "vitrail.json",
+]
 
 
 def locate(source: str | Path) -> Path:
@@ -17,19 +31,68 @@ def locate(source: str | Path) -> Path:
     if path.is_file():
         return _accepted(path)
     text = str(source)
+    if text in CATALOG:
+        return _published(CATALOG[text])
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text) and path.suffix not in (".npz", ".safetensors", *_PICKLED):
-        return _in_folder(_download(text))
-    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    raise WeightsError(f"no weights at {text!r}{close_matches(path.name, beside)}")
+        return _of_hub(text)
+    beside = sorted(p.name for p in path.parent.iterdir() if p.name[0] != ".") if path.parent.is_dir() else []
+    names = [*beside, *CATALOG] if path.name == text else beside
+    raise WeightsError(f"no weights at {text!r}{close_matches(path.name, names)}")
+
+
+def _published(row: Row) -> Path:
+    if row.hub is not None:
+        return _of_hub(row.hub)
+    if row.url is not None:
+        return _downloaded(row.url)
+    raise WeightsError(
+        f"{row.name} is published as a pickle, which can run code when it is read; if you trust it, fetch it once with "
+        f'python -c "{row.get}" and give {row.name}.safetensors'
+    )
+
+
+def _of_hub(name: str) -> Path:
+    folder = _download(name, _WANTED)
+    if (folder / "open_clip_config.json").is_file() and not (folder / "model.safetensors").is_file():
+        folder = _download(name, ["open_clip_model.safetensors"])  # where there are both, they are the same weights
+    return _in_folder(folder)
+
+
+def _downloaded(url: str) -> Path:
+    """A file of the catalog, kept below ~/.cache/vitrail (XDG_CACHE_HOME)."""
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrail"
+    path = cache / url.rpartition("/")[2]
+    if path.is_file():
+        return path
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if HF_HUB_OFFLINE or not url.startswith("https://"):
+            raise OSError("downloads are off")
+        cache.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(url, timeout=60) as answer, partial.open("wb") as file:
+            expected, found = answer.headers.get("Content-Length"), 0
+            while block := answer.read(2**20):
+                found += file.write(block)
+        if expected is not None and found != int(expected):
+            raise OSError(f"it broke off after {found:,} of {int(expected):,} bytes")
+        os.replace(partial, path)
+    except (OSError, urllib.error.URLError, ValueError) as error:
+        partial.unlink(missing_ok=True)
+        reason = getattr(error, "reason", None) or error
+        raise WeightsError(f"{url} can't be downloaded ({reason}); put the file here yourself and name it") from error
+    return path
 
 
 def _in_folder(folder: Path) -> Path:
     for candidate in (folder / "model", folder):  # a run folder keeps its model folder in model/
         if (candidate / "model.safetensors").is_file():
-            return candidate
+            followed(candidate / "model.safetensors")
+            return candidate if candidate is folder else followed(candidate)
     weights = sorted(p for p in folder.iterdir() if p.suffix in (".npz", ".safetensors"))
     if len(weights) == 1:
-        return weights[0]
+        return followed(weights[0])
     if weights:
         raise WeightsError(
             f"{folder} holds {len(weights)} weights files; name one: {', '.join(p.name for p in weights)}"
@@ -50,7 +113,7 @@ def _accepted(path: Path) -> Path:
     return path
 
 
-def _download(name: str) -> Path:
+def _download(name: str, wanted: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -61,7 +124,7 @@ def _download(name: str) -> Path:
     )
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_WANTED))
+        return Path(snapshot_download(name, allow_patterns=wanted))
     except GatedRepoError as error:
         raise WeightsError(
             f"{name} asks you to accept its licence on its page first, then to run `hf auth login`"

@@ -1,47 +1,83 @@
 """Bytes -> verified -> format -> renamed -> resampled -> model; strict at every step."""
 
 import json
-import zipfile
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from vitrail.config import Preprocess, ViTConfig
+from vitrail.config import Preprocess
 from vitrail.errors import WeightsError, config_error
-from vitrail.models.catalog import find_model
-from vitrail.models.vit import ViT
-from vitrail.ops.grid import resample_positions
+from vitrail.models.build import Network, build
+from vitrail.models.catalog import ModelConfig, find_model
 from vitrail.types import LabelSet
-from vitrail.weights.checkpoint import MODEL_FILE, Stored, read_stored
+from vitrail.weights.catalog import CATALOG
+from vitrail.weights.checkpoint import MODEL_FILE, Stored, read_beside, read_stored
 from vitrail.weights.fetch import locate
+from vitrail.weights.files import FLOATS, read_file, read_headers
+from vitrail.weights.formats.big_vision import BIG_VISION
+from vitrail.weights.formats.dinov2 import DINOV2, DINOV2_CLASSIFIER
+from vitrail.weights.formats.hf_clip import HF_CLIP, HF_CLIP_BARE
+from vitrail.weights.formats.hf_dinov2 import HF_DINOV2, HF_DINOV2_MEMORY
+from vitrail.weights.formats.hf_dinov3 import HF_DINOV3, HF_DINOV3_MEMORY
+from vitrail.weights.formats.hf_siglip import HF_SIGLIP, HF_SIGLIP_BARE, HF_SIGLIP_CLASSIFIER
+from vitrail.weights.formats.hf_vit import HF_DEIT, HF_DEIT_MEMORY, HF_VIT, HF_VIT_MEMORY
 from vitrail.weights.formats.jax_npz import NPZ, NPZ_LINEN
-from vitrail.weights.formats.timm import TIMM, read_preprocess
-from vitrail.weights.rename import Format, Hints, Shapes, read_tensors
+from vitrail.weights.formats.native import NATIVE
+from vitrail.weights.formats.openai_clip import OPEN_CLIP, OPEN_CLIP_VISUAL
+from vitrail.weights.formats.timm import TIMM, TIMM_IN_OPEN_CLIP
+from vitrail.weights.formats.torchvision import TORCHVISION, TORCHVISION_OLD
+from vitrail.weights.huggingface import label_names
+from vitrail.weights.rename import Format, Hints, Shapes, check_shapes, claims, read_tensors
+from vitrail.weights.resize import resized
 
-FORMATS: dict[str, Format] = {f.name: f for f in (TIMM, NPZ, NPZ_LINEN)}
-_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+FORMATS: dict[str, Format] = {
+    f.name: f
+    for f in (
+        *(TIMM, NPZ, NPZ_LINEN, BIG_VISION, NATIVE),
+        *(HF_VIT, HF_VIT_MEMORY, HF_DEIT, HF_DEIT_MEMORY),
+        *(HF_DINOV2, HF_DINOV2_MEMORY, HF_DINOV3, HF_DINOV3_MEMORY),
+        *(TORCHVISION, TORCHVISION_OLD, DINOV2, DINOV2_CLASSIFIER, OPEN_CLIP, OPEN_CLIP_VISUAL, TIMM_IN_OPEN_CLIP),
+        *(HF_CLIP, HF_CLIP_BARE, HF_SIGLIP, HF_SIGLIP_BARE, HF_SIGLIP_CLASSIFIER),
+    )
+}
+_IMAGENET = ("npz", "npz-linen", "big_vision", "torchvision", "torchvision-old")  # whose 1,000 classes are in its order
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model with what travels with its weights."""
+    """A model with what travels with its weights. `passengers` are tensors of the file that classification does not
+    use (a mask token, say), under the file's own names; `form` is the name of the file's format."""
 
-    model: ViT
+    model: Network
     preprocess: Preprocess
     labels: LabelSet | None
     record: dict[str, Any] = field(default_factory=dict)
     licence: str | None = None
     source: str = ""
+    form: str = ""
+    passengers: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source holds, before its numbers are read. `riding` are the keys of its passengers."""
+
+    file: Path
+    stored: Stored
+    form: Format
+    config: ModelConfig
+    preprocess: Preprocess
+    labels: LabelSet | None
+    riding: frozenset[str]
+    dtypes: frozenset[str]
 
 
 def load_weights(
@@ -57,127 +93,145 @@ def load_weights(
     positions by the rule of the format's own library; other `classes` put a new zero head on (ViT paper, section 3.2).
     Raises WeightsError or UnknownName.
     """
+    found = identify(source, model, image_size)
+    stored, form, config = found.stored, found.form, found.config
+    tensors = read_file(found.file)
+    tensors = dict(form.prepare(tensors)) if stored.form is None else tensors
+    network = _build({k: t for k, t in tensors.items() if k not in found.riding}, form, config, found.file.name)
+    network = resized(network, image_size=image_size, classes=classes)
+    preprocess = found.preprocess
+    if network.config.image_size != preprocess.size:
+        preprocess = preprocess.model_copy(update={"size": network.config.image_size})
+    return Loaded(
+        model=network,
+        preprocess=preprocess,
+        labels=found.labels if network.config.classes == config.classes else None,
+        record=stored.record,
+        licence=stored.licence,
+        source=str(source),
+        form=form.name,
+        passengers={key: tensors[key] for key in sorted(found.riding)},
+    )
+
+
+def identify(source: str | Path, model: str | None = None, image_size: tuple[int, int] | None = None) -> Found:
+    """What is stored at `source`, from the headers of its files alone; see `load_weights`. Raises WeightsError for what
+    cannot be loaded, but for numbers that are not finite."""
     path = locate(source)
-    stored = read_stored(path) if path.is_dir() else Stored()
+    stored = read_stored(path) if path.is_dir() else Stored(description=read_beside(path.parent) or None)
     file = path / MODEL_FILE if path.is_dir() else path
     named = find_model(model) if model is not None else None
-    tensors = read_file(file)
-    form, config = _recognise(tensors, stored, Hints(named, image_size, stored.description), file.name)
-    if named is not None:
-        _check_named(config, named, str(model), file.name)
-    loaded = _build(tensors, form, config, file.name)
-    loaded = resized(loaded, image_size or config.image_size, classes, form)
-    preprocess = _preprocess(stored, form, config)
-    labels = _labels(stored, form, config) if loaded.config.classes == config.classes else None
-    if loaded.config.image_size != preprocess.size:
-        preprocess = preprocess.model_copy(update={"size": loaded.config.image_size})
-    return Loaded(loaded, preprocess, labels, stored.record, stored.licence, str(source))
-
-
-def read_file(path: Path) -> dict[str, Tensor]:
-    """All tensors of a .safetensors or .npz file; no code in either can run. WeightsError on anything odd."""
-    try:
-        if path.suffix == ".npz":
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                tensors = {key.removeprefix("opt/target/"): torch.from_numpy(archive[key]) for key in archive.files}
-        elif path.suffix == ".safetensors":
-            tensors = load_file(path)
-        else:
-            raise WeightsError(f"{path.name} is neither .safetensors nor .npz, the only weight files that are read")
-    except (SafetensorError, ValueError, TypeError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{path.name} is not a sound {path.suffix} file: {str(error).splitlines()[0]}") from error
-    odd = [f"{key} {tensor.dtype}" for key, tensor in tensors.items() if tensor.dtype not in _DTYPES]
+    form, tensors = _recognise(read_headers(file), stored, file.name)
+    riding = {key for key in tensors if any(re.fullmatch(pattern, key) for pattern in form.passengers)}
+    driving = {key: tensor for key, tensor in tensors.items() if key not in riding}
+    odd = [f"{key} {tensor.dtype}" for key, tensor in driving.items() if tensor.dtype not in FLOATS]
     if odd:
-        raise WeightsError(f"{path.name} holds tensors that are not floating point: {', '.join(odd)}")
-    broken = [key for key, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
-    if broken:
-        raise WeightsError(f"{path.name} holds NaN or infinite numbers in {', '.join(broken)}")
-    return tensors
-
-
-def _recognise(tensors: Mapping[str, Tensor], stored: Stored, hints: Hints, name: str) -> tuple[Format, ViTConfig]:
-    """The one format whose markers the file has, and the architecture it holds."""
-    if stored.config is not None:
-        return TIMM, stored.config
-    found = [f for f in FORMATS.values() if all(m in tensors for m in f.markers)]
-    found = [f for f in found if not any(a in tensors for a in f.absent)]
-    if len(found) != 1:
-        known = ", ".join(f"{f.name} (by {', '.join(f.markers)})" for f in FORMATS.values())
-        first = ", ".join(sorted(tensors)[:4])
-        what = "more than one known format" if found else "no known format"
-        raise WeightsError(f"the keys of {name} fit {what}; it begins {first}; known: {known}")
+        raise WeightsError(f"{file.name} holds tensors that are not floating point: {', '.join(odd)}")
     shapes: Shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     try:
-        return found[0], found[0].infer(shapes, hints)
+        config = stored.config or _infer(form, shapes, Hints(named, image_size, stored.description), file.name)
+        if named is not None:
+            _check_named(config, named, str(model), file.name)
+        check_shapes({key: shapes[key] for key in driving}, form.rules(config), model_shapes(config), file.name)
+        preprocess, labels = _preprocess(stored, form, config), _with_ids(_labels(stored, form, config))
+    except (TypeError, KeyError, AttributeError, IndexError, ArithmeticError, ValueError) as error:
+        if stored.description is None:
+            raise
+        raise WeightsError(f"config.json beside {file.name} is not usable: {type(error).__name__}: {error}") from error
+    if stored.licence is None and (row := CATALOG.get(str(source))) is not None:
+        stored = replace(stored, licence=row.licence)
+    dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in driving.values()}
+    return Found(file, stored, form, config, preprocess, labels, frozenset(riding), frozenset(dtypes))
+
+
+def _recognise(tensors: Mapping[str, Tensor], stored: Stored, name: str) -> tuple[Format, Mapping[str, Tensor]]:
+    """The one format whose markers the file has, and the tensors under the keys of its rules."""
+    if stored.form is not None:
+        if stored.form not in FORMATS:
+            raise WeightsError(f"vitrail.json names the format {stored.form!r}; known: {', '.join(FORMATS)}")
+        return FORMATS[stored.form], tensors
+    prepared = {f.name: f.prepare(tensors) for f in FORMATS.values()}
+    found = [f for f in FORMATS.values() if claims(f, prepared[f.name])]
+    if len(found) == 1:
+        return found[0], prepared[found[0].name]
+    first = ", ".join(sorted(tensors)[:4])
+    if found:
+        raise WeightsError(f"the keys of {name} fit more than one format ({', '.join(f.name for f in found)}); {first}")
+    known = ", ".join(f"{f.name} (by {', '.join(f.markers)})" for f in FORMATS.values())
+    raise WeightsError(f"the keys of {name} fit no known format; it begins {first}; known: {known}")
+
+
+def _infer(form: Format, shapes: Shapes, hints: Hints, name: str) -> ModelConfig:
+    try:
+        return form.infer(shapes, hints)
     except ValidationError as error:
         raise WeightsError(f"{name} describes no possible model: {config_error(error, 'model')}") from error
 
 
-def _check_named(found: ViTConfig, named: ViTConfig, model: str, name: str) -> None:
-    fields = ("patch_size", "width", "depth", "heads", "mlp_dim")
+def _check_named(found: ModelConfig, named: ModelConfig, model: str, name: str) -> None:
+    fields = ("patch_size", "width", "depth", "heads", "mlp_dim", "layers")
     wrong = [
-        f"{f} {getattr(found, f)} instead of {getattr(named, f)}"
+        f"{f} {getattr(found, f, 'none')} instead of {getattr(named, f)}"
         for f in fields
-        if getattr(found, f) != getattr(named, f)
+        if hasattr(named, f) and getattr(found, f, None) != getattr(named, f)
     ]
     if wrong:
         raise WeightsError(f"{name} does not hold a {model}: {', '.join(wrong)}")
 
 
-def _build(tensors: Mapping[str, Tensor], form: Format, config: ViTConfig, name: str) -> ViT:
+def model_shapes(config: ModelConfig) -> Shapes:
+    """The shape of every tensor of a model."""
     with torch.device("meta"):
-        model = ViT(config)
+        return {key: tuple(value.shape) for key, value in build(config).state_dict().items()}
+
+
+def _build(tensors: Mapping[str, Tensor], form: Format, config: ModelConfig, name: str) -> Network:
+    with torch.device("meta"):
+        model = build(config)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     state = read_tensors(tensors, form.rules(config), expected, name)
     model.load_state_dict({key: value.float() for key, value in state.items()}, strict=True, assign=True)
     return model.requires_grad_(True).eval()
 
 
-@torch.no_grad()
-def resized(model: ViT, image_size: tuple[int, int], classes: int | None, form: Format) -> ViT:
-    """The same network for another image size or number of classes."""
-    old, classes = model.config, model.config.classes if classes is None else classes
-    if (image_size, classes) == (old.image_size, old.classes):
-        return model
-    try:
-        config = ViTConfig(**{**old.model_dump(), "image_size": image_size, "classes": classes})
-    except ValidationError as error:
-        raise config_error(error, "model") from error
-    state = model.state_dict()
-    state["position_embedding"] = resample_positions(
-        state["position_embedding"], old.grid, config.grid, prefix=old.prefix, rule=form.position_rule
-    )
-    new = ViT(config)
-    if classes != old.classes:
-        state |= {key: value for key, value in new.state_dict().items() if key.startswith("head.")}
-        if not classes:
-            state = {key: value for key, value in state.items() if not key.startswith("head.")}
-    new.load_state_dict(state, strict=True)
-    return new.eval()
-
-
-def _preprocess(stored: Stored, form: Format, config: ViTConfig) -> Preprocess:
+def _preprocess(stored: Stored, form: Format, config: ModelConfig) -> Preprocess:
     if stored.preprocess is not None:
         return stored.preprocess
-    if stored.description is None:
+    try:
+        if stored.processor is not None and form.read_processor is not None:
+            return form.read_processor(stored.processor)
+    except ValidationError as error:
+        raise WeightsError(f"preprocessor_config.json is not usable: {config_error(error, 'it')}") from error
+    if stored.description is None or form.read_description is None:
         return form.preprocess(config.image_size)
     try:
-        return read_preprocess(stored.description, config.image_size)
+        return form.read_description(stored.description, config.image_size)
     except ValidationError as error:
-        raise WeightsError(
-            f"config.json has an unusable pretrained_cfg: {config_error(error, 'pretrained_cfg')}"
-        ) from error
+        raise WeightsError(f"config.json is not usable: {config_error(error, 'pretrained_cfg')}") from error
 
 
-def _labels(stored: Stored, form: Format, config: ViTConfig) -> LabelSet | None:
+def _labels(stored: Stored, form: Format, config: ModelConfig) -> LabelSet | None:
     """Stored names; else ImageNet's, where the source says so: published .npz heads of 1,000 classes are ImageNet's in
     the order of the WordNet ids, and timm tags such weights `in1k`."""
     if stored.labels is not None:
         return stored.labels
+    if (names := label_names(stored.description or {}, config.classes)) is not None:
+        return LabelSet(names)
     tag = str(((stored.description or {}).get("pretrained_cfg") or {}).get("tag", ""))
-    if config.classes == 1000 and (form.name.startswith("npz") or "in1k" in tag):
+    if config.classes == 1000 and (form.name in _IMAGENET or "in1k" in tag):
         return imagenet_labels()
     return None
+
+
+def _with_ids(labels: LabelSet | None) -> LabelSet | None:
+    """The labels with WordNet ids where they are ImageNet's in its order: other libraries store names alone, and each
+    calls one or two classes otherwise."""
+    if labels is None or labels.ids is not None or len(labels) != 1000:
+        return labels
+    known = imagenet_labels()
+    pairs = zip(labels.names, known.names, strict=True)
+    alike = sum(a.split(",")[0].casefold() == b.split(",")[0].casefold() for a, b in pairs)
+    return replace(labels, ids=known.ids) if alike >= 990 else labels
 
 
 @cache

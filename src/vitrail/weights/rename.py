@@ -4,16 +4,18 @@ Every key of the file and every tensor of the model is accounted for: what is un
 one error that names all of it, in the file's own words.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from vitrail.config import Preprocess, ViTConfig
+from vitrail.config import Preprocess
 from vitrail.errors import WeightsError
-from vitrail.ops.grid import PositionRule
+from vitrail.models.catalog import ModelConfig
+from vitrail.types import LabelSet
 
 Tensors: TypeAlias = Mapping[str, Tensor]
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -36,22 +38,38 @@ class Rule:
 class Hints:
     """What is known beside the tensors: the model named by the user, the image size asked for, a config.json."""
 
-    model: ViTConfig | None = None
+    model: ModelConfig | None = None
     image_size: tuple[int, int] | None = None
-    description: Mapping[str, object] | None = None
+    description: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Format:
-    """One published layout of weights. A file is of this format when it has all of `markers` and none of `absent`."""
+    """One published layout of weights. A file is of this format when it has all of `markers` and none of `absent`;
+    `a|b` is a marker that a file has when it has one of the two.
+
+    `companions` gives the JSON files that its library wants beside the tensors, or raises WeightsError naming what
+    the library cannot hold.
+    """
 
     name: str
     markers: tuple[str, ...]
     absent: tuple[str, ...]
-    infer: Callable[[Shapes, Hints], ViTConfig]  # the architecture, from shapes and hints
-    rules: Callable[[ViTConfig], list[Rule]]
-    position_rule: PositionRule  # how its own library resamples positions
+    infer: Callable[[Shapes, Hints], ModelConfig]  # the architecture, from shapes and hints
+    rules: Callable[[Any], list[Rule]]
     preprocess: Callable[[tuple[int, int]], Preprocess]  # its own library's evaluation, where nothing is stored
+    prepare: Callable[[Tensors], Tensors] = dict  # to the keys of `rules`: strips a prefix, unstacks layers
+    passengers: tuple[str, ...] = ()  # keys (regular expressions) that classification does not use; they survive
+    describe: Callable[[Any, Preprocess], dict[str, Any] | None] | None = None  # its library's config.json
+    read_description: Callable[[Mapping[str, Any], tuple[int, int]], Preprocess] | None = None  # and back
+    read_processor: Callable[[Mapping[str, Any]], Preprocess] | None = None  # from preprocessor_config.json
+    companions: Callable[[Any, Preprocess, LabelSet | None], dict[str, dict[str, Any]]] | None = None
+
+
+def claims(form: Format, keys: Container[str]) -> bool:
+    """Whether a file with these keys is of this format."""
+    marked = all(any(name in keys for name in marker.split("|")) for marker in form.markers)
+    return marked and not any(key in keys for key in form.absent)
 
 
 def same(ours: str, theirs: str) -> Rule:
@@ -64,18 +82,23 @@ def read_tensors(theirs: Tensors, rules: Sequence[Rule], expected: Shapes, sourc
 
     Raises WeightsError naming every unknown, missing and mis-shaped key at once.
     """
+    check_shapes({key: tuple(tensor.shape) for key, tensor in theirs.items()}, rules, expected, source)
+    return {rule.ours: rule.read([theirs[key] for key in rule.theirs]).contiguous() for rule in rules}
+
+
+def check_shapes(theirs: Shapes, rules: Sequence[Rule], expected: Shapes, source: str) -> None:
+    """WeightsError naming every unknown, missing and mis-shaped key of a file at once."""
     shapes = file_shapes(rules, expected)
     unknown = sorted(theirs.keys() - shapes.keys())
     missing = [key for key in shapes if key not in theirs]
     misshaped = [
-        f"{key} {tuple(theirs[key].shape)} instead of {shape}"
+        f"{key} {theirs[key]} instead of {shape}"
         for key, shape in shapes.items()
-        if key in theirs and tuple(theirs[key].shape) != shape
+        if key in theirs and theirs[key] != shape
     ]
     parts = [("missing", missing), ("unknown", unknown), ("mis-shaped", misshaped)]
     if problems := [f"{kind}: {', '.join(keys)}" for kind, keys in parts if keys]:
         raise WeightsError(f"{source} does not hold the weights of this model; {'; '.join(problems)}")
-    return {rule.ours: rule.read([theirs[key] for key in rule.theirs]).contiguous() for rule in rules}
 
 
 def write_tensors(ours: Tensors, rules: Sequence[Rule]) -> dict[str, Tensor]:
@@ -107,3 +130,18 @@ def file_grid(patches: int, patch: tuple[int, int], *sizes: tuple[int, int] | No
     if side * side != patches:
         raise WeightsError(f"the file's {patches} positions are not a square grid; say the image size (rows, cols)")
     return side, side
+
+
+def shape_of(shapes: Shapes, pattern: str, rank: int) -> tuple[int, ...]:
+    """The shape of the first key that fits the regular expression, which must have this rank. WeightsError."""
+    for key, shape in shapes.items():
+        if re.fullmatch(pattern, key):
+            if len(shape) != rank:
+                raise WeightsError(f"{key} should have {rank} axes, found the shape {shape}")
+            return shape
+    raise WeightsError(f"the file has no key of the form {pattern.replace(chr(92) + 'd+', 'N').replace(chr(92), '')}")
+
+
+def count_of(shapes: Shapes, pattern: str) -> int:
+    """One more than the largest number that the regular expression's group finds in a key; 0 where it finds none."""
+    return max((int(m[1]) + 1 for key in shapes if (m := re.match(pattern, key))), default=0)

@@ -8,7 +8,7 @@ from vitrail.cli import build
 OPTIONS = {
     "demo": ["--out", "--seed"],
     "train": ["DATA", "--model", "--weights", "--recipe", "--out", "--seed", "--set"],
-    "evaluate": ["MODEL", "DATA", "--model", "--split", "--json", "--html"],
+    "evaluate": ["MODEL", "DATA", "--model", "--split", "--protocol", "--json", "--html"],
     "predict": ["MODEL", "IMAGE_OR_FOLDER", "--model", "--top", "--json", "--csv"],
     "models": ["--json"],
 }

@@ -24,10 +24,17 @@ def reference(config: Preprocess, short: int) -> v2.Compose:
     """torchvision's transforms for a square size."""
     mode = v2.InterpolationMode(config.interpolation)
     if config.resize == "squash":
-        steps = [v2.Resize(config.size, interpolation=mode, antialias=config.antialias)]
+        resized = v2.Resize((short, short), interpolation=mode, antialias=config.antialias)
     else:
-        steps = [v2.Resize(short, interpolation=mode, antialias=config.antialias), v2.CenterCrop(config.size)]
-    return v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(config.mean, config.std)])
+        resized = v2.Resize(short, interpolation=mode, antialias=config.antialias)
+    return v2.Compose(
+        [
+            resized,
+            v2.CenterCrop(config.size),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(config.mean, config.std),
+        ]
+    )
 
 
 def timm_eval(size: tuple[int, int], crop: float) -> Callable[[Image.Image], torch.Tensor]:
@@ -44,7 +51,7 @@ def timm_eval(size: tuple[int, int], crop: float) -> Callable[[Image.Image], tor
 def test_equals_torchvision_exactly(rows_cols, interpolation, antialias, contiguous):
     pixels = tensor(noise(*rows_cols))
     pixels = pixels.contiguous() if contiguous else pixels
-    for resize_rule, crop in (("shortest", 0.9), ("shortest", 1.0), ("squash", 1.0)):
+    for resize_rule, crop in (("shortest", 0.9), ("shortest", 1.0), ("squash", 1.0), ("squash", 0.875)):
         config = Preprocess(
             size=96, resize=resize_rule, crop=crop, interpolation=interpolation, antialias=antialias,
             mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
@@ -154,3 +161,19 @@ def test_smooth_photos_keep_their_mean():
     pixels = smooth(300, 400)
     ours = fit(tensor(pixels), Preprocess(size=100, resize="squash")).float()
     assert abs(ours.mean().item() - pixels.mean()) < 1
+
+
+def test_a_squash_shows_the_whole_image_unless_a_crop_is_asked_for():
+    assert Preprocess(resize="squash").crop == 1.0
+    assert Preprocess(resize="squash", crop=0.875).crop == 0.875
+    assert Preprocess().crop == 0.9
+
+
+@pytest.mark.parametrize(("height", "width"), [(3, 8), (8, 3), (12, 8), (8, 5), (3, 3)])
+def test_an_odd_margin_is_rounded_to_even_or_down(height, width):
+    pixels = tensor(noise(height, width))
+    assert torch.equal(centre_crop(pixels, (5, 5)), v2.CenterCrop((5, 5))(pixels))
+    if min(height, width) >= 5:
+        top, left = (height - 5) // 2, (width - 5) // 2
+        assert torch.equal(centre_crop(pixels, (5, 5), floor=True), pixels[:, top : top + 5, left : left + 5])
+    assert (8 - 5) % 4 == 3, "a margin whose two roundings differ"

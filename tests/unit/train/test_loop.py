@@ -39,7 +39,7 @@ def toy(optim: OptimConfig = OPTIM, dtype: torch.dtype = torch.float32, dropout:
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=dtype), alpha=0.1)
     model.train()
-    return TrainState(model, make_optimizer(model, TOY.depth, optim), new_average(model) if optim.ema else None)
+    return TrainState(model, make_optimizer(model, TOY, optim), new_average(model) if optim.ema else None)
 
 
 def weights(state: TrainState) -> torch.Tensor:
@@ -90,7 +90,7 @@ def test_the_step_is_adamw_on_the_clipped_mean_gradient() -> None:
     state, twin = toy(dtype=torch.float64), None
     twin = ViT(TOY).double()
     twin.load_state_dict(state.model.state_dict())
-    oracle = make_optimizer(twin, TOY.depth, OPTIM)
+    oracle = make_optimizer(twin, TOY, OPTIM)
     whole = batch(10, dtype=torch.float64)
     loss = nn.functional.cross_entropy(twin(whole.images), whole.labels, label_smoothing=0.1)
     loss.backward()

@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from vitrail.config import OptimConfig, ViTConfig
+from vitrail.config import OptimConfig, ResNetConfig, ViTConfig
+from vitrail.models.build import build
 from vitrail.models.vit import ViT
-from vitrail.train.optim import Group, check_groups, layer_of, make_optimizer, parameter_groups
+from vitrail.train.optim import Group, check_groups, decays, layer_of, make_optimizer, parameter_groups
 
 CONFIG = ViTConfig(
     image_size=8, patch_size=4, width=8, depth=2, heads=2, mlp_dim=16, classes=3, pre_logits=8
@@ -36,7 +37,7 @@ GOLDEN = {  # name: (members, lr_scale, weight_decay)
 
 
 def test_which_parameter_falls_where() -> None:
-    groups = parameter_groups(ViT(CONFIG).named_parameters(), CONFIG.depth, OPTIM)
+    groups = parameter_groups(ViT(CONFIG).named_parameters(), CONFIG, OPTIM)
     assert [group.name for group in groups] == list(GOLDEN)
     for group in groups:
         members, lr_scale, weight_decay = GOLDEN[group.name]
@@ -46,36 +47,79 @@ def test_which_parameter_falls_where() -> None:
 @pytest.mark.parametrize("pool", ["token", "gap"])
 def test_every_parameter_is_in_the_optimiser_once(pool: str) -> None:
     model = ViT(CONFIG.model_copy(update={"pool": pool}))
-    optimizer = make_optimizer(model, CONFIG.depth, OPTIM)
+    optimizer = make_optimizer(model, CONFIG, OPTIM)
     held = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in model.parameters())
     assert {group["lr_scale"] for group in optimizer.param_groups} == {0.125, 0.25, 0.5, 1.0}
 
 
+RESNET = ResNetConfig(image_size=(32, 32), layers=(1, 2), width=32, classes=3)
+HYBRID = ViTConfig(
+    image_size=16,
+    patch_size=2,
+    width=8,
+    depth=2,
+    heads=2,
+    mlp_dim=16,
+    classes=3,
+    stem=ResNetConfig(layers=(1,), width=32),
+)
+WIDE = ViTConfig(
+    image_size=8, patch_size=4, width=8, depth=1, heads=2, mlp_dim=16, classes=3, distillation_token=True, registers=2,
+    norm_before=True, layer_scale=1e-5, key_bias=False,
+)  # fmt: skip
+MAP = ViTConfig(image_size=8, patch_size=4, width=8, depth=1, heads=2, mlp_dim=16, classes=3, pool="map")
+
+
+@pytest.mark.parametrize(
+    ("config", "places"),
+    [
+        (RESNET, {"root.weight": 0, "root_norm.bias": 0, "stages.0.0.conv1.weight": 1, "stages.1.1.norm3.weight": 2,
+                  "head.weight": 3}),
+        (HYBRID, {"stem.root.weight": 0, "stem.stages.0.0.conv2.weight": 1, "patch_embedding.weight": 2,
+                  "class_token": 2, "blocks.0.norm1.weight": 3, "blocks.1.mlp.fc2.bias": 4, "head.bias": 5}),
+        (WIDE, {"registers": 0, "distillation_token": 0, "norm_before.weight": 0, "blocks.0.scale1.gamma": 1,
+                "blocks.0.attention.qv_bias": 1, "distillation_head.weight": 2}),
+        (MAP, {"attention_pool.probe": 2, "attention_pool.mlp.fc1.weight": 2}),
+    ],
+    ids=["resnet", "hybrid", "wide", "map"],
+)  # fmt: skip
+def test_layers_of_other_models(config: ViTConfig | ResNetConfig, places: dict[str, int]) -> None:
+    model = build(config)
+    make_optimizer(model, config, OPTIM)  # every parameter has a layer
+    last = max(places.values())
+    assert {name: layer_of(name, config) for name in places} == places
+    for group in parameter_groups(model.named_parameters(), config, OPTIM):
+        for name in group.parameters:
+            assert group.lr_scale == 0.5 ** (last - layer_of(name, config))
+    offsets = ("registers", "distillation_token", "class_token", "position_embedding", "attention_pool.probe")
+    assert not any(decays(name, p) for name, p in model.named_parameters() if name in offsets)
+
+
 def test_without_layer_decay_all_layers_learn_alike() -> None:
-    groups = parameter_groups(ViT(CONFIG).named_parameters(), CONFIG.depth, OptimConfig())
+    groups = parameter_groups(ViT(CONFIG).named_parameters(), CONFIG, OptimConfig())
     assert {group.lr_scale for group in groups} == {1.0}
 
 
 def test_frozen_parameters_are_left_out() -> None:
     model = ViT(CONFIG)
     model.patch_embedding.requires_grad_(False)
-    groups = parameter_groups(model.named_parameters(), CONFIG.depth, OPTIM)
+    groups = parameter_groups(model.named_parameters(), CONFIG, OPTIM)
     assert not any(name.startswith("patch_embedding") for group in groups for name in group.parameters)
-    make_optimizer(model, CONFIG.depth, OPTIM)
+    make_optimizer(model, CONFIG, OPTIM)
 
 
 @pytest.mark.parametrize("name", ["adapter.weight", "blocks.2.norm1.weight", "blocks.x.norm1.weight", "blocks"])
 def test_a_parameter_without_a_layer_is_an_error(name: str) -> None:
     with pytest.raises(ValueError, match=f"'{name}' belongs to no layer"):
-        layer_of(name, depth=2)
+        layer_of(name, CONFIG)
 
 
 def test_a_module_the_table_does_not_know_stops_the_run() -> None:
     model = ViT(CONFIG)
     model.adapter = nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"'adapter\.weight' belongs to no layer"):
-        make_optimizer(model, CONFIG.depth, OPTIM)
+        make_optimizer(model, CONFIG, OPTIM)
 
 
 def test_groups_must_cover_everything_exactly_once() -> None:

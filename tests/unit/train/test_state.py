@@ -36,7 +36,7 @@ STEPS = 8
 def new(optim: OptimConfig = OPTIM, config: ViTConfig = TOY) -> TrainState:
     model = ViT(config)
     model.reset(torch.Generator().manual_seed(0))
-    return TrainState(model, make_optimizer(model, config.depth, optim), new_average(model) if optim.ema else None)
+    return TrainState(model, make_optimizer(model, config, optim), new_average(model) if optim.ema else None)
 
 
 def advance(state: TrainState, until: int, optim: OptimConfig = OPTIM) -> TrainState:

@@ -92,7 +92,7 @@ def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
         ("{", "is not valid JSON"),
         ("[]", "should be a JSON table, found list"),
         ('{"model": {"kind": "vit"}}', "lacks or mistypes 'labels'"),
-        ('{"model": {"kind": "mlp"}}', "a model of the kind 'mlp'"),
+        ('{"model": {"kind": "mlp"}}', "holds a 'mlp' model; known: vit, resnet"),
         ('{"sha256": {"../x": "00"}}', "damaged or edited"),
     ],
 )

@@ -42,7 +42,9 @@ def bare(folder: Path) -> Path:
     return folder / "model.safetensors"
 
 
-@pytest.mark.parametrize("changes", [{}, {"pool": "gap"}, {"pre_logits": 12}, {"classes": 0}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"pool": "gap", "class_token": False}, {"pre_logits": 12}, {"classes": 0}], ids=str
+)
 @pytest.mark.parametrize("form", [NPZ, NPZ_LINEN], ids=lambda f: f.name)
 def test_npz_round_trip_is_bit_identical(tmp_path: Path, form, changes: dict[str, object]) -> None:
     ours = model(gelu="tanh", **changes)
@@ -81,7 +83,7 @@ def test_missing_extra_and_misshaped_keys_are_one_error(folder: Path) -> None:
 def test_the_strict_reader_accepts_the_sound_file(folder: Path) -> None:
     """Negative control of the test above: untouched, the same path loads."""
     bare(folder)
-    assert load_weights(folder).model.config == CONFIG
+    assert load_weights(folder).model.config == CONFIG.model_copy(update={"position_rule": "timm"})
 
 
 @pytest.mark.parametrize(
@@ -183,17 +185,32 @@ def test_an_impossible_image_size_is_a_sentence(folder: Path) -> None:
         load_weights(folder, image_size=(20, 16))
 
 
-def test_variants_that_shapes_do_not_show_are_refused_by_name(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "options", "message"),
+    [
+        ("vit_base_patch16_rpn_224", {}, "'vit_base_patch16_rpn_224' is not one of timm's networks that are read"),
+        ("vit_base_patch16_224", {"block_fn": "x"}, r"config\.json has the model_args field 'block_fn'"),
+        (
+            "vit_base_patch16_224",
+            {"act_layer": "relu"},
+            "means act_layer='relu'; known: 'gelu', 'gelu_tanh', 'quick_gelu'",
+        ),
+        ("vit_base_patch16_224", {"act_layer": ["gelu"]}, r"means act_layer=\['gelu'\]"),
+        ("vit_base_patch16_224", {"global_pool": "avgmax"}, "means global_pool='avgmax'; known: 'token', 'avg', 'map'"),
+        ("vit_base_patch16_224", {"norm_layer": "rmsnorm"}, "means norm_layer='rmsnorm'; known: 'layernorm'"),
+        ("vit_base_patch16_224", {"final_norm": False}, "means final_norm=False; only True is read"),
+        ("vit_base_patch16_224", {"attn_layer": "diff"}, "means attn_layer='diff'; only 'attn' is read"),
+        ("eva02_tiny_patch14_224", {"use_abs_pos_emb": False}, "means rope_type='cat'; only 'dinov3' is read"),
+    ],
+)
+def test_variants_that_shapes_do_not_show_are_refused_by_name(
+    folder: Path, architecture: str, options: dict[str, object], message: str
+) -> None:
     bare(folder)
     description = json.loads((folder / "config.json").read_text())
-    del description["model_args"]["num_heads"]
-    description["architecture"] = "vit_base_patch16_clip_quickgelu_224"
+    description |= {"architecture": architecture, "model_args": {"num_heads": 3} | options}
     (folder / "config.json").write_text(json.dumps(description))
-    with pytest.raises(WeightsError, match="'vit_base_patch16_clip_quickgelu_224' is not one of the plain networks"):
-        load_weights(folder)
-    description["model_args"] = {"num_heads": 3, "qk_norm": True}
-    (folder / "config.json").write_text(json.dumps(description))
-    with pytest.raises(WeightsError, match=r"config\.json has the model_args field 'qk_norm'"):
+    with pytest.raises(WeightsError, match=message):
         load_weights(folder)
 
 

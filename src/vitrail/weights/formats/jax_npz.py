@@ -1,19 +1,16 @@
-"""The original JAX code's `.npz` (google-research/vision_transformer, vit_jax/checkpoint.py), both key generations.
+"""The original JAX code's `.npz` (google-research/vision_transformer, vit_jax/checkpoint.py), both key generations,
+hybrids included.
 
-Published files carry the older names; today's code writes the newer ("linen") ones. Kernels are (in, out), attention
-kernels (D, h, d), the embedding (rows, cols, C, D). The tanh approximation of the GELU and eps 1e-6 are the code's.
+Published files carry the older names; today's code writes the newer ("linen") ones. The tanh approximation of the
+GELU and eps 1e-6 are the code's.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from vitrail.config import Preprocess, ViTConfig
-from vitrail.errors import WeightsError
-from vitrail.weights.rename import Format, Hints, Rule, Shapes, file_grid, same
+from vitrail.config import Preprocess, ResNetConfig, ViTConfig
+from vitrail.weights.flax import attention, conv, dense, norm
+from vitrail.weights.rename import Format, Hints, Rule, Shapes, Tensors, count_of, file_grid, same, shape_of
 
 
 @dataclass(frozen=True)
@@ -30,106 +27,84 @@ _OLD = _Names("LayerNorm_0", "MultiHeadDotProductAttention_1", "LayerNorm_2", "M
 _LINEN = _Names("LayerNorm_0", "MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0")
 
 
-def _dense(ours: str, theirs: str) -> list[Rule]:
-    return [
-        Rule(f"{ours}.weight", (f"{theirs}/kernel",), lambda t: t[0].T, lambda t: [t.T]),
-        same(f"{ours}.bias", f"{theirs}/bias"),
-    ]
-
-
-def _norm(ours: str, theirs: str) -> list[Rule]:
-    return [same(f"{ours}.weight", f"{theirs}/scale"), same(f"{ours}.bias", f"{theirs}/bias")]
-
-
-def _attention(ours: str, theirs: str, heads: int) -> list[Rule]:
-    kernels = tuple(f"{theirs}/{part}/kernel" for part in ("query", "key", "value"))
-    biases = tuple(f"{theirs}/{part}/bias" for part in ("query", "key", "value"))
-
-    def read_kernels(parts: Sequence[Tensor]) -> Tensor:  # three of (D, h, d) -> (3 D, D)
-        return torch.cat([part.flatten(1).T for part in parts])
-
-    def write_kernels(fused: Tensor) -> list[Tensor]:
-        return [part.T.reshape(part.shape[1], heads, -1) for part in fused.chunk(3)]
-
-    def read_biases(parts: Sequence[Tensor]) -> Tensor:  # three of (h, d) -> (3 D)
-        return torch.cat([part.flatten() for part in parts])
-
-    def write_biases(fused: Tensor) -> list[Tensor]:
-        return [part.reshape(heads, -1) for part in fused.chunk(3)]
-
-    def read_out(parts: Sequence[Tensor]) -> Tensor:  # (h, d, D) -> (D, D)
-        return parts[0].flatten(0, 1).T
-
-    def write_out(weight: Tensor) -> list[Tensor]:
-        return [weight.T.reshape(heads, -1, weight.shape[0])]
-
-    return [
-        Rule(f"{ours}.qkv.weight", kernels, read_kernels, write_kernels),
-        Rule(f"{ours}.qkv.bias", biases, read_biases, write_biases),
-        Rule(f"{ours}.out.weight", (f"{theirs}/out/kernel",), read_out, write_out),
-        same(f"{ours}.out.bias", f"{theirs}/out/bias"),
-    ]
-
-
 def _rules(config: ViTConfig, names: _Names) -> list[Rule]:
     rules = [
-        Rule(  # (rows, cols, C, D) <-> (D, C, rows, cols)
-            "patch_embedding.weight",
-            ("embedding/kernel",),
-            lambda t: t[0].permute(3, 2, 0, 1),
-            lambda t: [t.permute(2, 3, 1, 0)],
-        ),
+        conv("patch_embedding.weight", "embedding/kernel"),
         same("patch_embedding.bias", "embedding/bias"),
         same("position_embedding", "Transformer/posembed_input/pos_embedding"),
-        *_norm("norm", "Transformer/encoder_norm"),
+        *norm("norm", "Transformer/encoder_norm"),
     ]
-    if config.pool == "token":
+    if config.stem is not None:
+        rules += _resnet("stem", config.stem)
+    if config.class_token:
         rules.append(same("class_token", "cls"))
     for i in range(config.depth):
         ours, theirs = f"blocks.{i}", f"Transformer/encoderblock_{i}"
-        rules += _norm(f"{ours}.norm1", f"{theirs}/{names.norm1}")
-        rules += _attention(f"{ours}.attention", f"{theirs}/{names.attention}", config.heads)
-        rules += _norm(f"{ours}.norm2", f"{theirs}/{names.norm2}")
-        rules += _dense(f"{ours}.mlp.fc1", f"{theirs}/{names.mlp}/Dense_0")
-        rules += _dense(f"{ours}.mlp.fc2", f"{theirs}/{names.mlp}/Dense_1")
+        rules += norm(f"{ours}.norm1", f"{theirs}/{names.norm1}")
+        rules += attention(f"{ours}.attention", f"{theirs}/{names.attention}", config.heads)
+        rules += norm(f"{ours}.norm2", f"{theirs}/{names.norm2}")
+        rules += dense(f"{ours}.mlp.fc1", f"{theirs}/{names.mlp}/Dense_0")
+        rules += dense(f"{ours}.mlp.fc2", f"{theirs}/{names.mlp}/Dense_1")
     if config.pre_logits:
-        rules += _dense("pre_logits", "pre_logits")
+        rules += dense("pre_logits", "pre_logits")
     if config.classes:
-        rules += _dense("head", "head")
+        rules += dense("head", "head")
+    return rules
+
+
+def _resnet(ours: str, config: ResNetConfig) -> list[Rule]:
+    rules = [conv(f"{ours}.root.weight", "conv_root/kernel"), *norm(f"{ours}.root_norm", "gn_root")]
+    inputs = config.width
+    for i, count in enumerate(config.layers):
+        for j in range(count):
+            unit, theirs = f"{ours}.stages.{i}.{j}", f"block{i + 1}/unit{j + 1}"
+            for k in (1, 2, 3):
+                rules.append(conv(f"{unit}.conv{k}.weight", f"{theirs}/conv{k}/kernel"))
+                rules += norm(f"{unit}.norm{k}", f"{theirs}/gn{k}")
+            outputs = 4 * config.width * 2**i
+            if j == 0 and (i > 0 or inputs != outputs):
+                rules.append(conv(f"{unit}.projection.weight", f"{theirs}/conv_proj/kernel"))
+                rules += norm(f"{unit}.projection_norm", f"{theirs}/gn_proj")
+            inputs = outputs
     return rules
 
 
 def _infer(shapes: Shapes, hints: Hints) -> ViTConfig:
-    rows, cols, channels, width = _shape(shapes, r"embedding/kernel", 4)
-    heads = _shape(shapes, r"Transformer/encoderblock_\d+/MultiHeadDotProductAttention_\d/query/kernel", 3)[1]
-    mlp_dim = _shape(shapes, r"Transformer/encoderblock_\d+/MlpBlock_\d/Dense_0/kernel", 2)[1]
+    rows, cols, channels, width = shape_of(shapes, r"embedding/kernel", 4)
+    block = r"Transformer/encoderblock_\d+"
     token = "cls" in shapes
-    patches = _shape(shapes, r"Transformer/posembed_input/pos_embedding", 3)[1] - token
-    grid = file_grid(patches, (rows, cols), hints.image_size)
-    blocks = {int(m[1]) for key in shapes if (m := re.match(r"Transformer/encoderblock_(\d+)/", key))}
+    patches = shape_of(shapes, r"Transformer/posembed_input/pos_embedding", 3)[1] - token
+    stem, stride = None, 1
+    if "conv_root/kernel" in shapes:
+        stages = count_of(shapes, r"block(\d+)/") - 1  # their numbers begin at 1
+        layers = tuple(count_of(shapes, rf"block{i + 1}/unit(\d+)/") - 1 for i in range(stages))
+        _, _, channels, root = shape_of(shapes, r"conv_root/kernel", 4)
+        stem = ResNetConfig(channels=channels, layers=layers, width=root)
+        stride = stem.stride
+    grid = file_grid(patches, (rows * stride, cols * stride), hints.image_size)
+    size = (grid[0] * rows * stride, grid[1] * cols * stride)
     return ViTConfig(
-        image_size=(grid[0] * rows, grid[1] * cols),
+        image_size=size,
         patch_size=(rows, cols),
         channels=channels,
         width=width,
-        depth=max(blocks) + 1,
-        heads=heads,
-        mlp_dim=mlp_dim,
+        depth=count_of(shapes, r"Transformer/encoderblock_(\d+)/"),
+        heads=shape_of(shapes, block + r"/MultiHeadDotProductAttention_\d/query/kernel", 3)[1],
+        mlp_dim=shape_of(shapes, block + r"/MlpBlock_\d/Dense_0/kernel", 2)[1],
         classes=shapes["head/bias"][0] if "head/bias" in shapes else 0,
+        stem=None if stem is None else stem.model_copy(update={"image_size": size}),
         pool="token" if token else "gap",
         pre_logits=shapes["pre_logits/bias"][0] if "pre_logits/bias" in shapes else None,
         gelu="tanh",
+        position_rule="paper",
     )
 
 
-def _shape(shapes: Shapes, pattern: str, rank: int) -> tuple[int, ...]:
-    """The shape of the first key of this form, which must have this rank."""
-    for key, shape in shapes.items():
-        if re.fullmatch(pattern, key):
-            if len(shape) != rank:
-                raise WeightsError(f"{key} should have {rank} axes, found the shape {shape}")
-            return shape
-    raise WeightsError(f"the file has no key {pattern.replace(chr(92) + 'd+', 'N').replace(chr(92) + 'd', 'N')}")
+def _prepare(tensors: Tensors) -> Tensors:
+    """Without the optimiser's prefix, and with old hybrids' GroupNorm tensors (1, 1, 1, C) as (C)."""
+    plain = {key.removeprefix("opt/target/"): tensor for key, tensor in tensors.items()}
+    group = re.compile(r"(?:.*/)?gn(?:_root|_proj|\d)/(?:scale|bias)")
+    return {key: t.flatten() if group.fullmatch(key) and t.shape[:-1] == (1, 1, 1) else t for key, t in plain.items()}
 
 
 def _preprocess(size: tuple[int, int]) -> Preprocess:
@@ -145,11 +120,11 @@ def _format(name: str, names: _Names) -> Format:
             "Transformer/posembed_input/pos_embedding",
             f"Transformer/encoderblock_0/{names.attention}/query/kernel",
         ),
-        absent=("conv_root/kernel",),
+        absent=(),
         infer=_infer,
         rules=lambda config: _rules(config, names),
-        position_rule="paper",
         preprocess=_preprocess,
+        prepare=_prepare,
     )
 
 

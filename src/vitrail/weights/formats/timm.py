@@ -1,197 +1,263 @@
-"""timm's names for the plain ViT and DeiT (timm/models/vision_transformer.py), and its config.json both ways."""
+"""timm's names (timm/models/vision_transformer.py, deit.py, eva.py): the plain ViT and its descendants, DeiT with two
+heads, and DINOv3, whose rotary class has other names for the same things."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import Literal
 
 from vitrail.config import Preprocess, ViTConfig
-from vitrail.errors import WeightsError, close_matches
-from vitrail.weights.rename import Format, Hints, Rule, Shapes, file_grid, same
-
-_HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16}
-_ARCHITECTURE = re.compile(r"(?:vit|deit)_(tiny|small|base|large|huge)_patch(\d+)_(\d+)(?:\..*)?")
-_GELUS = {"exact": "gelu", "tanh": "gelu_tanh"}
+from vitrail.errors import WeightsError
+from vitrail.weights.open_clip_config import default_preprocess, model_of
+from vitrail.weights.open_clip_config import read_preprocess as read_preprocess_of_open_clip
+from vitrail.weights.rename import Format, Hints, Rule, Shapes, Tensors, count_of, file_grid, same, shape_of
+from vitrail.weights.timm_config import (
+    TimmOptions,
+    companions,
+    describe,
+    description_in_open_clip,
+    image_sizes,
+    read_options,
+    read_preprocess,
+)
+from vitrail.weights.torch_layers import joined, layer, layer_with_zero_bias, with_zero_rows
 
 
 def _rules(config: ViTConfig) -> list[Rule]:
-    rules = [*_layer("patch_embedding", "patch_embed.proj"), same("position_embedding", "pos_embed")]
-    if config.pool == "token":
-        rules.append(same("class_token", "cls_token"))
+    rotary = config.position == "rope"
+    rules = _embedding(config)
     for i in range(config.depth):
-        ours = theirs = f"blocks.{i}"
-        rules += _layer(f"{ours}.norm1", f"{theirs}.norm1")
-        rules += _layer(f"{ours}.attention.qkv", f"{theirs}.attn.qkv", bias=config.qkv_bias)
-        rules += _layer(f"{ours}.attention.out", f"{theirs}.attn.proj")
-        rules += _layer(f"{ours}.norm2", f"{theirs}.norm2")
-        rules += _layer(f"{ours}.mlp.fc1", f"{theirs}.mlp.fc1")
-        rules += _layer(f"{ours}.mlp.fc2", f"{theirs}.mlp.fc2")
-    rules += _layer("norm", "norm")
+        rules += _block(config, f"blocks.{i}", rotary)
+    # DeiT's two heads know no norm after the pool, and without it is the same
+    rules += layer("norm", "fc_norm" if config.norm_after_pool and not config.distillation_token else "norm")
+    if config.pool == "map":
+        ours, theirs = "attention_pool", "attn_pool"
+        rules.append(same(f"{ours}.probe", f"{theirs}.latent"))
+        rules += [_pool_projection(ours, theirs, kind, config.width) for kind in ("weight", "bias")]
+        rules += layer(f"{ours}.attention.out", f"{theirs}.proj")
+        rules += layer(f"{ours}.norm", f"{theirs}.norm")
+        rules += layer(f"{ours}.mlp.fc1", f"{theirs}.mlp.fc1") + layer(f"{ours}.mlp.fc2", f"{theirs}.mlp.fc2")
     if config.pre_logits:
-        rules += _layer("pre_logits", "pre_logits.fc")  # timm's own name for it, before it gave up the layer
+        rules += layer("pre_logits", "pre_logits.fc")  # timm's own name for it, before it gave up the layer
+    head = layer if config.head_has_bias else layer_with_zero_bias
     if config.classes:
-        rules += _layer("head", "head")
+        rules += head("head", "head")
+        rules += head("distillation_head", "head_dist") if config.distilled else []
     return rules
 
 
-def _layer(ours: str, theirs: str, bias: bool = True) -> list[Rule]:
-    weight = same(f"{ours}.weight", f"{theirs}.weight")
-    return [weight, same(f"{ours}.bias", f"{theirs}.bias")] if bias else [weight]
+def _embedding(config: ViTConfig) -> list[Rule]:
+    """The patches, the tokens before them, and their positions."""
+    if config.patch_bias or config.norm_before:
+        rules = layer("patch_embedding", "patch_embed.proj", bias=config.patch_bias)
+    else:
+        rules = layer_with_zero_bias("patch_embedding", "patch_embed.proj")
+    tokens = {
+        "class_token": ("cls_token", config.class_token),
+        "distillation_token": ("dist_token", config.distillation_token),
+        "registers": ("reg_token", config.registers),
+    }
+    rules += [same(ours, theirs) for ours, (theirs, there) in tokens.items() if there]
+    if config.position == "learned" and config.registers and config.position_rows == config.heading > 0:
+        # in timm's networks all tokens before the patches have positions, or none has
+        rules.append(with_zero_rows("position_embedding", "pos_embed", 1, config.heading, config.registers))
+    elif config.position == "learned":
+        rules.append(same("position_embedding", "pos_embed"))
+    return rules + (layer("norm_before", "norm_pre") if config.norm_before else [])
+
+
+def _block(config: ViTConfig, name: str, rotary: bool) -> list[Rule]:
+    theirs = f"{name}.attn"
+    rules = layer(f"{name}.norm1", f"{name}.norm1") + layer(f"{name}.norm2", f"{name}.norm2")
+    rules += layer(f"{name}.attention.qkv", f"{theirs}.qkv", bias=config.qkv_bias and config.key_bias)
+    if config.qkv_bias and not config.key_bias:
+        ours = f"{name}.attention.qv_bias"
+        if rotary:
+            rules.append(joined(ours, [f"{theirs}.q_bias", f"{theirs}.v_bias"]))
+        else:
+            rules.append(with_zero_rows(ours, f"{theirs}.qkv.bias", 0, config.width, config.width))
+    if config.qk_norm:
+        rules += layer(f"{name}.attention.q_norm", f"{theirs}.q_norm")
+        rules += layer(f"{name}.attention.k_norm", f"{theirs}.k_norm")
+    rules += layer(f"{name}.attention.out", f"{theirs}.proj")
+    if config.mlp == "swiglu" and rotary:
+        parts = [[f"{name}.mlp.fc1_{part}.{kind}" for part in "gx"] for kind in ("weight", "bias")]
+        rules += [joined(f"{name}.mlp.fc1.weight", parts[0]), joined(f"{name}.mlp.fc1.bias", parts[1])]
+    else:
+        rules += layer(f"{name}.mlp.fc1", f"{name}.mlp.fc1")
+    rules += layer(f"{name}.mlp.fc2", f"{name}.mlp.fc2")
+    if config.layer_scale is not None:
+        scales = ("gamma_1", "gamma_2") if rotary else ("ls1.gamma", "ls2.gamma")
+        rules += [same(f"{name}.scale{i + 1}.gamma", f"{name}.{scale}") for i, scale in enumerate(scales)]
+    return rules
+
+
+def _pool_projection(ours: str, theirs: str, kind: Literal["weight", "bias"], width: int) -> Rule:
+    """Attention pooling: the query's projection on its own, those of keys and values fused."""
+    fused = joined(f"{ours}.attention.qkv.{kind}", [f"{theirs}.q.{kind}", f"{theirs}.kv.{kind}"])
+    return Rule(fused.ours, fused.theirs, fused.read, lambda t: [t[:width], t[width:]])
 
 
 def _infer(shapes: Shapes, hints: Hints) -> ViTConfig:
-    width, channels, rows, cols = _rank(shapes, "patch_embed.proj.weight", 4)
-    token = "cls_token" in shapes
-    patches = _rank(shapes, "pos_embed", 3)[1] - token
-    blocks = {int(m[1]) for key in shapes if (m := re.match(r"blocks\.(\d+)\.", key))}
-    mlp_dims = {shape[0] for key, shape in shapes.items() if re.fullmatch(r"blocks\.\d+\.mlp\.fc1\.weight", key)}
-    if not blocks or not mlp_dims:
-        raise WeightsError("the file has no keys blocks.N.mlp.fc1.weight")
+    width, channels, rows, cols = shape_of(shapes, r"patch_embed\.proj\.weight", 4)
+    inner = shape_of(shapes, r"blocks\.\d+\.mlp\.fc2\.weight", 2)[1]
     description = hints.description or {}
-    options = _model_args(description)
-    grid = file_grid(patches, (rows, cols), hints.image_size, _input_size(description))
+    options = read_options(description) if "architecture" in description else _bare(shapes, hints)
+    classes = shapes["head.weight"][0] if "head.weight" in shapes else 0
+    registers = shapes["reg_token"][1] if "reg_token" in shapes else 0
+    heading = ("cls_token" in shapes) + ("dist_token" in shapes)
+    named = image_sizes(description)
+    rows_before, grid = _positions(shapes, options, heading + registers, (rows, cols), [*named, hints.image_size])
     pre_logits = shapes.get("pre_logits.fc.bias")
+    gated = "blocks.0.mlp.fc1_g.weight" in shapes or (
+        shape_of(shapes, r"blocks\.\d+\.mlp\.fc1\.weight", 2)[0] == 2 * inner
+    )
+    size = (grid[0] * rows, grid[1] * cols)
+    whole = next((s for s in named if (s[0] // rows, s[1] // cols) == grid), size)
     return ViTConfig(
-        image_size=(grid[0] * rows, grid[1] * cols),
+        image_size=whole,
+        cut_patches=whole != size,
         patch_size=(rows, cols),
         channels=channels,
         width=width,
-        depth=max(blocks) + 1,
-        heads=_heads(description, options, hints.model),
-        mlp_dim=max(mlp_dims),
-        classes=shapes["head.bias"][0] if "head.bias" in shapes else 0,
-        pool="token" if token else "gap",
+        depth=count_of(shapes, r"blocks\.(\d+)\."),
+        heads=options.heads,
+        mlp_dim=inner,
+        classes=classes,
+        class_token="cls_token" in shapes,
+        distillation_token="dist_token" in shapes,
+        registers=registers,
+        pool=options.pool,
+        norm_after_pool="fc_norm.weight" in shapes,
         pre_logits=None if pre_logits is None else pre_logits[0],
-        gelu="tanh" if options.get("act_layer") == "gelu_tanh" else "exact",
-        qkv_bias="blocks.0.attn.qkv.bias" in shapes,
+        head_has_bias=not classes or "head.bias" in shapes,
+        position=options.position,
+        position_prefix=options.position != "learned" or rows_before > 0 or not heading,
+        position_registers=bool(registers) and rows_before > 0,
+        position_rule="timm",
+        rope_base=options.rope_base,
+        gelu=options.gelu,
+        mlp="swiglu" if gated else "gelu",
+        norm_eps=options.norm_eps,
+        qkv_bias="blocks.0.attn.qkv.bias" in shapes or "blocks.0.attn.q_bias" in shapes,
+        key_bias="blocks.0.attn.q_bias" not in shapes,
+        qk_norm="blocks.0.attn.q_norm.weight" in shapes,
+        layer_scale=options.layer_scale if "blocks.0.ls1.gamma" in shapes or "blocks.0.gamma_1" in shapes else None,
+        norm_before="norm_pre.weight" in shapes,
+        patch_bias="patch_embed.proj.bias" in shapes,
+        dropout=options.dropout,
+        stochastic_depth=options.stochastic_depth,
+        patch_dropout=options.patch_dropout,
     )
 
 
-def _rank(shapes: Shapes, key: str, rank: int) -> tuple[int, ...]:
-    if len(shapes[key]) != rank:
-        raise WeightsError(f"{key} should have {rank} axes, found the shape {shapes[key]}")
-    return shapes[key]
-
-
-def _heads(description: Mapping[str, Any], options: Mapping[str, Any], model: ViTConfig | None) -> int:
-    """Heads leave no trace in the shapes: they come from config.json or from the model the user named."""
-    if "num_heads" in options:
-        return int(options["num_heads"])
-    if model is not None:
-        return model.heads
-    if "architecture" not in description:
-        raise WeightsError("the number of heads is not in the file; name the model, for instance --model B/16")
-    return _HEADS[_architecture(description)]
-
-
-def _architecture(description: Mapping[str, Any]) -> str:
-    """The size word of a timm architecture that is the plain network; names hide variants that shapes do not show."""
-    name = str(description.get("architecture"))
-    match = _ARCHITECTURE.fullmatch(name)
-    if match is None:
+def _bare(shapes: Shapes, hints: Hints) -> TimmOptions:
+    """The options of a file without config.json: timm's defaults, where its names leave no doubt."""
+    rotary = "blocks.0.gamma_1" in shapes or "blocks.0.attn.q_bias" in shapes
+    if "norm_pre.weight" in shapes or "attn_pool.latent" in shapes:
         raise WeightsError(
-            f"the architecture {name!r} is not one of the plain networks read so far: "
-            f"vit_SIZE_patchN_M or deit_SIZE_patchN_M with SIZE {', '.join(_HEADS)}"
+            "which GELU and eps this CLIP or SigLIP network has is not in the file; give its config.json"
         )
-    return match[1]
-
-
-_KNOWN_ARGS = (
-    "img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "global_pool",
-    "class_token", "fc_norm", "act_layer",
-)  # fmt: skip
-
-
-def _model_args(description: Mapping[str, Any]) -> Mapping[str, Any]:
-    options = description.get("model_args") or {}
-    if not isinstance(options, Mapping):
-        raise WeightsError(f"model_args in config.json must be a table, found {options!r}")
-    for name in options:
-        if name not in _KNOWN_ARGS:
-            raise WeightsError(f"config.json has the model_args field {name!r}{close_matches(name, _KNOWN_ARGS)}")
-    if options.get("global_pool") == "avg" and options.get("fc_norm") is not False:
-        raise WeightsError("config.json asks for a norm after the mean (fc_norm), which is not read so far")
-    if options.get("act_layer", "gelu") not in _GELUS.values():
-        raise WeightsError(f"config.json has the act_layer {options['act_layer']!r}; known: gelu, gelu_tanh")
-    return options
-
-
-def _input_size(description: Mapping[str, Any]) -> tuple[int, int] | None:
-    size = (description.get("pretrained_cfg") or {}).get("input_size")
-    return None if size is None else (int(size[-2]), int(size[-1]))
-
-
-def describe(config: ViTConfig, preprocess: Preprocess) -> dict[str, Any] | None:
-    """timm's config.json of a model, or None where timm cannot build it (pre_logits, another eps).
-
-    `num_classes` stays out of model_args: with it transformers cannot load the folder.
-    """
-    if config.pre_logits or config.norm_eps != 1e-6:
-        return None
-    sizes = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
-    patch = config.patch_size[0] if config.patch_size[0] == config.patch_size[1] else list(config.patch_size)
-    options: dict[str, Any] = {
-        "img_size": list(config.image_size),
-        "patch_size": patch,
-        "in_chans": config.channels,
-        "embed_dim": config.width,
-        "depth": config.depth,
-        "num_heads": config.heads,
-        "mlp_ratio": config.mlp_dim / config.width,
-        "qkv_bias": config.qkv_bias,
-        "act_layer": _GELUS[config.gelu],
-    }
-    if config.pool == "gap":
-        options |= {"global_pool": "avg", "class_token": False, "fc_norm": False}
-    return {
-        "architecture": "vit_huge_patch14_224" if config.width == 1280
-        else f"vit_{sizes.get(config.width, 'base')}_patch16_224",
-        "num_classes": config.classes,
-        "num_features": config.width,
-        "global_pool": "token" if config.pool == "token" else "avg",
-        "model_args": options,
-        "pretrained_cfg": pretrained_cfg(config, preprocess),
-    }  # fmt: skip
-
-
-def pretrained_cfg(config: ViTConfig, preprocess: Preprocess) -> dict[str, Any]:
-    """The part of config.json that timm's transforms read."""
-    return {
-        "input_size": [config.channels, *preprocess.size],
-        "fixed_input_size": True,
-        "interpolation": preprocess.interpolation,
-        "crop_pct": preprocess.crop,
-        "crop_mode": "squash" if preprocess.resize == "squash" else "center",
-        "mean": list(preprocess.mean),
-        "std": list(preprocess.std),
-        "num_classes": config.classes,
-        "pool_size": None,
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-    }
-
-
-def read_preprocess(description: Mapping[str, Any], size: tuple[int, int]) -> Preprocess:
-    """The evaluation that timm would run for this config.json, at `size`."""
-    stored = description.get("pretrained_cfg") or {}
-    mode = stored.get("crop_mode", "center")
-    if mode not in ("center", "squash"):
-        raise WeightsError(f"config.json has the crop_mode {mode!r}; known: center, squash")
-    return Preprocess(
-        size=size,
-        resize="squash" if mode == "squash" else "shortest",
-        crop=stored.get("crop_pct", 0.875),
-        interpolation=stored.get("interpolation", "bicubic"),
-        mean=tuple(stored.get("mean", (0.5, 0.5, 0.5))),
-        std=tuple(stored.get("std", (0.5, 0.5, 0.5))),
+    if rotary and "pos_embed" in shapes:
+        raise WeightsError("the file holds a network of timm's class Eva with learned positions, which is not read")
+    if not rotary and "pos_embed" not in shapes:
+        raise WeightsError("the file has no positions; whether they are rotary is in its config.json")
+    if not isinstance(hints.model, ViTConfig):
+        raise WeightsError("the number of heads is not in the file; name the model, for instance --model B/16")
+    mean = rotary or "cls_token" not in shapes or "fc_norm.weight" in shapes  # Eva's own default is the mean
+    return TimmOptions(
+        rotary=rotary,
+        heads=hints.model.heads,
+        pool="gap" if mean else "token",
+        gelu="exact",
+        norm_eps=1e-5 if rotary else 1e-6,
+        layer_scale=1e-5,
+        position="rope" if rotary else "learned",
+        position_prefix=None,
+        rope_base=100.0,
+        dropout=0.0,
+        stochastic_depth=0.0,
+        patch_dropout=0.0,
     )
 
 
+def _positions(
+    shapes: Shapes,
+    options: TimmOptions,
+    prefix: int,
+    patch: tuple[int, int],
+    sizes: Sequence[tuple[int, int] | None],
+) -> tuple[int, tuple[int, int]]:
+    """Rows of the positions before those of the patches, and the (rows, cols) of the grid."""
+    if options.position != "learned":
+        size = next((s for s in sizes if s is not None), (224, 224))
+        return 0, (size[0] // patch[0], size[1] // patch[1])
+    total = shape_of(shapes, r"pos_embed", 3)[1]
+    if options.position_prefix is not None:
+        before = [prefix if options.position_prefix else 0]
+    else:
+        before = [n for n in {prefix, 0} if _fits(total - n, patch, sizes)] or [prefix]
+    if len(before) > 1:
+        raise WeightsError(
+            f"the file's {total} positions fit a grid with and without its {prefix} first tokens; give its config.json"
+        )
+    return before[0], file_grid(total - before[0], patch, *sizes)
+
+
+def _fits(patches: int, patch: tuple[int, int], sizes: Sequence[tuple[int, int] | None]) -> bool:
+    try:
+        file_grid(patches, patch, *sizes)
+    except WeightsError:
+        return False
+    return True
+
+
+def _prepare(tensors: Tensors) -> Tensors:
+    """With the LayerScale of DeiT III's own files under timm's names for it."""
+    if "pos_embed" not in tensors or "blocks.0.attn.qkv.bias" not in tensors:
+        return tensors
+    return {re.sub(r"^(blocks\.\d+\.)gamma_([12])$", r"\1ls\2.gamma", key): t for key, t in tensors.items()}
+
+
+def _trunk_rules(config: ViTConfig) -> list[Rule]:
+    """In open_clip's files, where a head without a bias is open_clip's own layer."""
+    own = not config.head_has_bias and config.classes
+    rules = [rule for rule in _rules(config) if not (own and rule.ours == "head.weight")]
+    rules = [Rule(r.ours, tuple(f"{_TRUNK}{key}" for key in r.theirs), r.read, r.write) for r in rules]
+    return [*rules, same("head.weight", _OWN_HEAD)] if own else rules
+
+
+def _infer_trunk(shapes: Shapes, hints: Hints) -> ViTConfig:
+    tables = model_of(hints.description)
+    if tables is None:
+        raise WeightsError(
+            "which of timm's networks this image tower is, is not in the file; put its open_clip_config.json beside it"
+        )
+    plain = {key.removeprefix(_TRUNK): shape for key, shape in shapes.items() if key.startswith(_TRUNK)}
+    if _OWN_HEAD in shapes:
+        plain["head.weight"] = shapes[_OWN_HEAD]
+    return _infer(plain, Hints(hints.model, hints.image_size, description_in_open_clip(tables)))
+
+
+_TRUNK, _OWN_HEAD = "visual.trunk.", "visual.head.proj.weight"
 TIMM = Format(
     name="timm",
-    markers=("patch_embed.proj.weight", "pos_embed", "norm.weight"),
-    absent=("dist_token",),
+    markers=("patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
+    absent=("mask_token", "register_tokens", "storage_tokens"),  # DINOv2's and DINOv3's own files, and MAE's
     infer=_infer,
     rules=_rules,
-    position_rule="timm",
     preprocess=lambda size: Preprocess(size=size),
+    prepare=_prepare,
+    describe=describe,
+    read_description=read_preprocess,
+    companions=companions,
+)
+TIMM_IN_OPEN_CLIP = Format(
+    name="open_clip-timm",
+    markers=(f"{_TRUNK}patch_embed.proj.weight", f"{_TRUNK}blocks.0.attn.qkv.weight"),
+    absent=(),
+    infer=_infer_trunk,
+    rules=_trunk_rules,
+    preprocess=default_preprocess,
+    passengers=(r"(?!visual\.).*",),  # the text tower and the temperature
+    read_description=read_preprocess_of_open_clip,
 )

@@ -1,0 +1,369 @@
+"""Published weights by name: where they lie, what they are, under which licence, and what they score by whose protocol.
+
+A number is the publisher's own, never ours; None where none is published for these very weights. Sources: timm 1.0's
+registry (ids, licences, sizes) and its results/results-imagenet.csv of August 2026; the README of
+google-research/vision_transformer (files, numbers); torchvision 0.29's weights enumeration; the READMEs of
+facebookresearch/dinov2 and dinov3, and the model cards behind the other ids. A test holds the rows to the installed
+timm and torchvision. No row has a sha256: none of these publishers states one that could be confirmed.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from vitrail.errors import UnknownName
+
+Protocol: TypeAlias = Literal["gvt-squash", "bv-crop", "timm", "torchvision"]  # data/protocols.py runs them
+
+
+@dataclass(frozen=True)
+class Row:
+    """One set of published weights. `model` is a row of models/catalog.py where that has one of its size, else words;
+    `hub` is a Hugging Face id, `url` a file, `get` the command for weights that are published as a pickle."""
+
+    name: str
+    model: str
+    image_size: int
+    classes: int  # 0: features
+    format: str  # a row of FORMATS in weights/load.py
+    preprocess: str  # whose evaluation goes with the weights: their own files tell it
+    licence: str
+    labels: str | None  # what the classes are
+    hub: str | None = None
+    url: str | None = None
+    get: str | None = None
+    top1: float | None = None  # % on the validation images of ImageNet-1k
+    protocol: Protocol | None = None  # by which that was measured
+    source: str = ""  # of the number, else of the id
+
+
+_TIMM_TABLE = "timm, results/results-imagenet.csv"
+_GVT = "README of google-research/vision_transformer"
+_BUCKET = "https://storage.googleapis.com/vit_models"
+
+# timm's: name, model, image side, classes, top-1 by timm's protocol at that size.
+_Timm: TypeAlias = tuple[str, str, int, int, float | None]
+_AUGREG: tuple[_Timm, ...] = (
+    ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", "Ti/16", 224, 1000, 75.452),
+    ("vit_tiny_patch16_384.augreg_in21k_ft_in1k", "Ti/16", 384, 1000, 78.438),
+    ("vit_small_patch32_224.augreg_in21k_ft_in1k", "S/32", 224, 1000, 76.01),
+    ("vit_small_patch32_384.augreg_in21k_ft_in1k", "S/32", 384, 1000, 80.476),
+    ("vit_small_patch16_224.augreg_in21k_ft_in1k", "S/16", 224, 1000, 81.402),
+    ("vit_small_patch16_384.augreg_in21k_ft_in1k", "S/16", 384, 1000, 83.814),
+    ("vit_base_patch32_224.augreg_in21k_ft_in1k", "B/32", 224, 1000, 80.732),
+    ("vit_base_patch32_384.augreg_in21k_ft_in1k", "B/32", 384, 1000, 83.358),
+    ("vit_base_patch16_224.augreg2_in21k_ft_in1k", "B/16", 224, 1000, 85.108),
+    ("vit_base_patch16_224.augreg_in21k_ft_in1k", "B/16", 224, 1000, 84.534),
+    ("vit_base_patch16_384.augreg_in21k_ft_in1k", "B/16", 384, 1000, 86.01),
+    ("vit_base_patch8_224.augreg2_in21k_ft_in1k", "B/8", 224, 1000, 86.252),
+    ("vit_base_patch8_224.augreg_in21k_ft_in1k", "B/8", 224, 1000, 85.838),
+    ("vit_large_patch16_224.augreg_in21k_ft_in1k", "L/16", 224, 1000, 85.856),
+    ("vit_large_patch16_384.augreg_in21k_ft_in1k", "L/16", 384, 1000, 87.096),
+)
+_IN1K: tuple[_Timm, ...] = (
+    ("vit_small_patch16_224.augreg_in1k", "S/16", 224, 1000, 78.842),
+    ("vit_small_patch16_384.augreg_in1k", "S/16", 384, 1000, 81.13),
+    ("vit_base_patch32_224.augreg_in1k", "B/32", 224, 1000, 74.908),
+    ("vit_base_patch32_224.sam_in1k", "B/32", 224, 1000, 73.704),
+    ("vit_base_patch32_384.augreg_in1k", "B/32", 384, 1000, 78.75),
+    ("vit_base_patch16_224.augreg_in1k", "B/16", 224, 1000, 79.154),
+    ("vit_base_patch16_224.sam_in1k", "B/16", 224, 1000, 80.246),
+    ("vit_base_patch16_384.augreg_in1k", "B/16", 384, 1000, 81.102),
+)
+_ORIGINAL: tuple[_Timm, ...] = (
+    ("vit_base_patch16_224.orig_in21k_ft_in1k", "B/16", 224, 1000, 81.782),
+    ("vit_base_patch16_384.orig_in21k_ft_in1k", "B/16", 384, 1000, 84.212),
+    ("vit_large_patch32_384.orig_in21k_ft_in1k", "L/32", 384, 1000, 81.508),
+)
+_IN21K: tuple[_Timm, ...] = (
+    ("vit_tiny_patch16_224.augreg_in21k", "Ti/16", 224, 21843, None),
+    ("vit_small_patch32_224.augreg_in21k", "S/32", 224, 21843, None),
+    ("vit_small_patch16_224.augreg_in21k", "S/16", 224, 21843, None),
+    ("vit_base_patch32_224.augreg_in21k", "B/32", 224, 21843, None),
+    ("vit_base_patch32_224.orig_in21k", "B/32", 224, 0, None),
+    ("vit_base_patch16_224.augreg_in21k", "B/16", 224, 21843, None),
+    ("vit_base_patch16_224.orig_in21k", "B/16", 224, 0, None),
+    ("vit_base_patch8_224.augreg_in21k", "B/8", 224, 21843, None),
+    ("vit_large_patch32_224.orig_in21k", "L/32", 224, 0, None),
+    ("vit_large_patch16_224.augreg_in21k", "L/16", 224, 21843, None),
+    ("vit_large_patch16_224.orig_in21k", "L/16", 224, 0, None),
+    ("vit_huge_patch14_224.orig_in21k", "H/14", 224, 0, None),
+)
+_DEIT: tuple[_Timm, ...] = (
+    ("deit_tiny_distilled_patch16_224.fb_in1k", "Ti/16", 224, 1000, 74.538),
+    ("deit_tiny_patch16_224.fb_in1k", "Ti/16", 224, 1000, 72.19),
+    ("deit_small_distilled_patch16_224.fb_in1k", "S/16", 224, 1000, 81.204),
+    ("deit_small_patch16_224.fb_in1k", "S/16", 224, 1000, 79.856),
+    ("deit_base_distilled_patch16_224.fb_in1k", "B/16", 224, 1000, 83.384),
+    ("deit_base_patch16_224.fb_in1k", "B/16", 224, 1000, 81.98),
+    ("deit_base_distilled_patch16_384.fb_in1k", "B/16", 384, 1000, 85.438),
+    ("deit_base_patch16_384.fb_in1k", "B/16", 384, 1000, 83.108),
+)
+_DEIT3: tuple[_Timm, ...] = (
+    ("deit3_small_patch16_224.fb_in1k", "S/16", 224, 1000, 81.382),
+    ("deit3_small_patch16_224.fb_in22k_ft_in1k", "S/16", 224, 1000, 83.082),
+    ("deit3_small_patch16_384.fb_in1k", "S/16", 384, 1000, 83.432),
+    ("deit3_small_patch16_384.fb_in22k_ft_in1k", "S/16", 384, 1000, 84.846),
+    ("deit3_medium_patch16_224.fb_in1k", "M/16", 224, 1000, 83.09),
+    ("deit3_medium_patch16_224.fb_in22k_ft_in1k", "M/16", 224, 1000, 84.55),
+    ("deit3_base_patch16_224.fb_in1k", "B/16", 224, 1000, 83.8),
+    ("deit3_base_patch16_224.fb_in22k_ft_in1k", "B/16", 224, 1000, 85.728),
+    ("deit3_base_patch16_384.fb_in1k", "B/16", 384, 1000, 85.088),
+    ("deit3_base_patch16_384.fb_in22k_ft_in1k", "B/16", 384, 1000, 86.742),
+    ("deit3_large_patch16_224.fb_in1k", "L/16", 224, 1000, 84.772),
+    ("deit3_large_patch16_224.fb_in22k_ft_in1k", "L/16", 224, 1000, 86.99),
+    ("deit3_large_patch16_384.fb_in1k", "L/16", 384, 1000, 85.82),
+    ("deit3_large_patch16_384.fb_in22k_ft_in1k", "L/16", 384, 1000, 87.736),
+    ("deit3_huge_patch14_224.fb_in1k", "H/14", 224, 1000, 85.204),
+    ("deit3_huge_patch14_224.fb_in22k_ft_in1k", "H/14", 224, 1000, 87.18),
+)
+_DINOV2: tuple[_Timm, ...] = (
+    ("vit_small_patch14_dinov2.lvd142m", "S/14", 518, 0, None),
+    ("vit_small_patch14_reg4_dinov2.lvd142m", "S/14", 518, 0, None),
+    ("vit_base_patch14_dinov2.lvd142m", "B/14", 518, 0, None),
+    ("vit_base_patch14_reg4_dinov2.lvd142m", "B/14", 518, 0, None),
+    ("vit_large_patch14_dinov2.lvd142m", "L/14", 518, 0, None),
+    ("vit_large_patch14_reg4_dinov2.lvd142m", "L/14", 518, 0, None),
+    ("vit_giant_patch14_dinov2.lvd142m", "g/14 gated", 518, 0, None),
+    ("vit_giant_patch14_reg4_dinov2.lvd142m", "g/14 gated", 518, 0, None),
+)
+_DINOV3: tuple[_Timm, ...] = (
+    ("vit_small_patch16_dinov3.lvd1689m", "S/16", 256, 0, None),
+    ("vit_small_plus_patch16_dinov3.lvd1689m", "S+/16", 256, 0, None),
+    ("vit_base_patch16_dinov3.lvd1689m", "B/16", 256, 0, None),
+    ("vit_large_patch16_dinov3.lvd1689m", "L/16", 256, 0, None),
+    ("vit_huge_plus_patch16_dinov3.lvd1689m", "H+/16", 256, 0, None),
+    ("vit_7b_patch16_dinov3.lvd1689m", "7B/16", 256, 0, None),
+)
+_SIGLIP: tuple[_Timm, ...] = (
+    ("vit_base_patch32_siglip_256.v2_webli", "B/32", 256, 0, None),
+    ("vit_base_patch16_siglip_224.v2_webli", "B/16", 224, 0, None),
+    ("vit_base_patch16_siglip_224.webli", "B/16", 224, 0, None),
+    ("vit_base_patch16_siglip_256.v2_webli", "B/16", 256, 0, None),
+    ("vit_base_patch16_siglip_256.webli", "B/16", 256, 0, None),
+    ("vit_base_patch16_siglip_384.v2_webli", "B/16", 384, 0, None),
+    ("vit_base_patch16_siglip_384.webli", "B/16", 384, 0, None),
+    ("vit_base_patch16_siglip_512.v2_webli", "B/16", 512, 0, None),
+    ("vit_base_patch16_siglip_512.webli", "B/16", 512, 0, None),
+    ("vit_large_patch16_siglip_256.v2_webli", "L/16", 256, 0, None),
+    ("vit_large_patch16_siglip_256.webli", "L/16", 256, 0, None),
+    ("vit_large_patch16_siglip_384.v2_webli", "L/16", 384, 0, None),
+    ("vit_large_patch16_siglip_384.webli", "L/16", 384, 0, None),
+    ("vit_large_patch16_siglip_512.v2_webli", "L/16", 512, 0, None),
+    ("vit_so400m_patch16_siglip_256.v2_webli", "So400m/16", 256, 0, None),
+    ("vit_so400m_patch16_siglip_384.v2_webli", "So400m/16", 384, 0, None),
+    ("vit_so400m_patch16_siglip_512.v2_webli", "So400m/16", 512, 0, None),
+    ("vit_so400m_patch14_siglip_224.v2_webli", "So400m/14", 224, 0, None),
+    ("vit_so400m_patch14_siglip_224.webli", "So400m/14", 224, 0, None),
+    ("vit_so400m_patch14_siglip_378.v2_webli", "So400m/14", 378, 0, None),
+    ("vit_so400m_patch14_siglip_378.webli", "So400m/14", 378, 0, None),
+    ("vit_so400m_patch14_siglip_378.webli_ft_in1k", "So400m/14", 378, 1000, 89.41),
+    ("vit_so400m_patch14_siglip_384.webli", "So400m/14", 384, 0, None),
+)
+_CLIP: tuple[_Timm, ...] = (
+    ("vit_base_patch32_clip_224.laion2b", "B/32", 224, 512, None),
+    ("vit_base_patch32_clip_224.laion2b_ft_in1k", "B/32", 224, 1000, 82.614),
+    ("vit_base_patch32_clip_224.openai_ft_in1k", "B/32", 224, 1000, 81.944),
+    ("vit_base_patch16_clip_224.laion2b", "B/16", 224, 512, None),
+    ("vit_base_patch16_clip_224.laion2b_ft_in1k", "B/16", 224, 1000, 85.488),
+    ("vit_base_patch16_clip_224.openai_ft_in1k", "B/16", 224, 1000, 85.282),
+    ("vit_base_patch16_clip_384.laion2b_ft_in1k", "B/16", 384, 1000, 86.638),
+    ("vit_base_patch16_clip_384.openai_ft_in1k", "B/16", 384, 1000, 86.21),
+    ("vit_large_patch14_clip_224.laion2b", "L/14", 224, 768, None),
+    ("vit_large_patch14_clip_224.laion2b_ft_in1k", "L/14", 224, 1000, 87.288),
+    ("vit_large_patch14_clip_224.openai_ft_in1k", "L/14", 224, 1000, 87.858),
+    ("vit_large_patch14_clip_336.laion2b_ft_in1k", "L/14", 336, 1000, 87.87),
+    ("vit_huge_patch14_clip_224.laion2b", "H/14", 224, 1024, None),
+    ("vit_huge_patch14_clip_224.laion2b_ft_in1k", "H/14", 224, 1000, 87.612),
+    ("vit_giant_patch14_clip_224.laion2b", "g/14", 224, 1024, None),
+    ("vit_gigantic_patch14_clip_224.laion2b", "G/14", 224, 1280, None),
+)
+
+# The original JAX code's files: name, model, image side, classes, top-1 by its own protocol, file.
+_Jax: TypeAlias = tuple[str, str, int, int, float | None, str]
+_ON_IN1K = "--imagenet2012-steps_20k"
+_JAX: tuple[_Jax, ...] = (
+    ("jax-augreg-Ti16-in1k-384", "Ti/16", 384, 1000, 78.22,
+     f"augreg/Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0{_ON_IN1K}-lr_0.03-res_384"),
+    ("jax-augreg-S32-in1k-384", "S/32", 384, 1000, 79.58,
+     f"augreg/S_32-i21k-300ep-lr_0.001-aug_none-wd_0.1-do_0.0-sd_0.0{_ON_IN1K}-lr_0.01-res_384"),
+    ("jax-augreg-S16-in1k-384", "S/16", 384, 1000, 83.73,
+     f"augreg/S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0{_ON_IN1K}-lr_0.03-res_384"),
+    ("jax-augreg-B32-in1k-384", "B/32", 384, 1000, 83.59,
+     f"augreg/B_32-i21k-300ep-lr_0.001-aug_light1-wd_0.1-do_0.0-sd_0.0{_ON_IN1K}-lr_0.01-res_384"),
+    ("jax-augreg-B16-in1k-384", "B/16", 384, 1000, 85.49,
+     f"augreg/B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0{_ON_IN1K}-lr_0.03-res_384"),
+    ("jax-augreg-L16-in1k-384", "L/16", 384, 1000, 85.59,
+     f"augreg/L_16-i21k-300ep-lr_0.001-aug_strong1-wd_0.1-do_0.0-sd_0.0{_ON_IN1K}-lr_0.01-res_384"),
+    ("jax-augreg-R+Ti16-in1k-384", "R+Ti/16", 384, 1000, 75.40,
+     f"augreg/R_Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0{_ON_IN1K}-lr_0.03-res_384"),
+    ("jax-augreg-R26+S32-in1k-384", "R26+S/32", 384, 1000, 83.85,
+     f"augreg/R26_S_32-i21k-300ep-lr_0.001-aug_light1-wd_0.1-do_0.0-sd_0.0{_ON_IN1K}-lr_0.01-res_384"),
+    ("jax-augreg-R50+L32-in1k-384", "R50+L/32", 384, 1000, 85.99,
+     f"augreg/R50_L_32-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1{_ON_IN1K}-lr_0.01-res_384"),
+    ("jax-augreg-Ti16-in21k", "Ti/16", 224, 21843, None,
+     "augreg/Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0"),
+    ("jax-augreg-S32-in21k", "S/32", 224, 21843, None,
+     "augreg/S_32-i21k-300ep-lr_0.001-aug_none-wd_0.1-do_0.0-sd_0.0"),
+    ("jax-augreg-S16-in21k", "S/16", 224, 21843, None,
+     "augreg/S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0"),
+    ("jax-augreg-B32-in21k", "B/32", 224, 21843, None,
+     "augreg/B_32-i21k-300ep-lr_0.001-aug_light1-wd_0.1-do_0.0-sd_0.0"),
+    ("jax-augreg-B16-in21k", "B/16", 224, 21843, None,
+     "augreg/B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0"),
+    ("jax-augreg-L16-in21k", "L/16", 224, 21843, None,
+     "augreg/L_16-i21k-300ep-lr_0.001-aug_strong1-wd_0.1-do_0.0-sd_0.0"),
+    ("jax-augreg-R+Ti16-in21k", "R+Ti/16", 224, 21843, None,
+     "augreg/R_Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0"),
+    ("jax-augreg-R26+S32-in21k", "R26+S/32", 224, 21843, None,
+     "augreg/R26_S_32-i21k-300ep-lr_0.001-aug_light1-wd_0.1-do_0.0-sd_0.0"),
+    ("jax-augreg-R50+L32-in21k", "R50+L/32", 224, 21843, None,
+     "augreg/R50_L_32-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1"),
+    ("jax-B16-in21k", "B/16", 224, 21843, None, "imagenet21k/ViT-B_16"),
+    ("jax-B32-in21k", "B/32", 224, 21843, None, "imagenet21k/ViT-B_32"),
+    ("jax-L16-in21k", "L/16", 224, 21843, None, "imagenet21k/ViT-L_16"),
+    ("jax-L32-in21k", "L/32", 224, 21843, None, "imagenet21k/ViT-L_32"),
+    ("jax-R50+B16-in21k", "R50+B/16", 224, 21843, None, "imagenet21k/R50+ViT-B_16"),
+)  # fmt: skip
+
+# transformers': Hugging Face id, model, image side, classes, format.
+_TRANSFORMERS: tuple[tuple[str, str, int, int, str], ...] = (
+    ("google/vit-base-patch16-224", "B/16", 224, 1000, "transformers-vit"),
+    ("google/vit-base-patch16-384", "B/16", 384, 1000, "transformers-vit"),
+    ("google/vit-base-patch32-384", "B/32", 384, 1000, "transformers-vit"),
+    ("google/vit-large-patch16-224", "L/16", 224, 1000, "transformers-vit"),
+    ("google/vit-large-patch16-384", "L/16", 384, 1000, "transformers-vit"),
+    ("google/vit-large-patch32-384", "L/32", 384, 1000, "transformers-vit"),
+    ("google/vit-base-patch16-224-in21k", "B/16", 224, 0, "transformers-vit"),
+    ("google/vit-base-patch32-224-in21k", "B/32", 224, 0, "transformers-vit"),
+    ("google/vit-large-patch16-224-in21k", "L/16", 224, 0, "transformers-vit"),
+    ("google/vit-huge-patch14-224-in21k", "H/14", 224, 0, "transformers-vit"),
+    ("facebook/deit-tiny-patch16-224", "Ti/16", 224, 1000, "transformers-vit"),
+    ("facebook/deit-small-patch16-224", "S/16", 224, 1000, "transformers-vit"),
+    ("facebook/deit-base-patch16-224", "B/16", 224, 1000, "transformers-vit"),
+    ("facebook/deit-base-distilled-patch16-224", "B/16", 224, 1000, "transformers-deit"),
+    ("facebook/dinov2-small", "S/14", 518, 0, "transformers-dinov2"),
+    ("facebook/dinov2-base", "B/14", 518, 0, "transformers-dinov2"),
+    ("facebook/dinov2-large", "L/14", 518, 0, "transformers-dinov2"),
+    ("facebook/dinov2-giant", "g/14 gated", 518, 0, "transformers-dinov2"),
+    ("facebook/dinov2-with-registers-small", "S/14", 518, 0, "transformers-dinov2"),
+    ("facebook/dinov2-with-registers-base", "B/14", 518, 0, "transformers-dinov2"),
+    ("facebook/dinov2-with-registers-large", "L/14", 518, 0, "transformers-dinov2"),
+    ("facebook/dinov2-with-registers-giant", "g/14 gated", 518, 0, "transformers-dinov2"),
+    ("facebook/dinov3-vits16-pretrain-lvd1689m", "S/16", 224, 0, "transformers-dinov3"),
+    ("facebook/dinov3-vits16plus-pretrain-lvd1689m", "S+/16", 224, 0, "transformers-dinov3"),
+    ("facebook/dinov3-vitb16-pretrain-lvd1689m", "B/16", 224, 0, "transformers-dinov3"),
+    ("facebook/dinov3-vitl16-pretrain-lvd1689m", "L/16", 224, 0, "transformers-dinov3"),
+    ("facebook/dinov3-vith16plus-pretrain-lvd1689m", "H+/16", 224, 0, "transformers-dinov3"),
+    ("facebook/dinov3-vit7b16-pretrain-lvd1689m", "7B/16", 224, 0, "transformers-dinov3"),
+    ("openai/clip-vit-base-patch32", "B/32", 224, 512, "transformers-clip"),
+    ("openai/clip-vit-base-patch16", "B/16", 224, 512, "transformers-clip"),
+    ("openai/clip-vit-large-patch14", "L/14", 224, 768, "transformers-clip"),
+    ("openai/clip-vit-large-patch14-336", "L/14", 336, 768, "transformers-clip"),
+    ("google/siglip-base-patch16-224", "B/16", 224, 0, "transformers-siglip"),
+    ("google/siglip-base-patch16-256", "B/16", 256, 0, "transformers-siglip"),
+    ("google/siglip-base-patch16-384", "B/16", 384, 0, "transformers-siglip"),
+    ("google/siglip-base-patch16-512", "B/16", 512, 0, "transformers-siglip"),
+    ("google/siglip-large-patch16-256", "L/16", 256, 0, "transformers-siglip"),
+    ("google/siglip-large-patch16-384", "L/16", 384, 0, "transformers-siglip"),
+    ("google/siglip-so400m-patch14-384", "So400m/14", 384, 0, "transformers-siglip"),
+)
+
+# torchvision's: weights enumeration, model, image side, top-1 by torchvision's protocol, licence.
+_BSD, _SWAG = "not stated (the library: bsd-3-clause)", "cc-by-nc-4.0"
+_TORCHVISION: tuple[tuple[str, str, int, float, str], ...] = (
+    ("ViT_B_16_Weights.IMAGENET1K_V1", "B/16", 224, 81.072, _BSD),
+    ("ViT_B_32_Weights.IMAGENET1K_V1", "B/32", 224, 75.912, _BSD),
+    ("ViT_L_16_Weights.IMAGENET1K_V1", "L/16", 224, 79.662, _BSD),
+    ("ViT_L_32_Weights.IMAGENET1K_V1", "L/32", 224, 76.972, _BSD),
+    ("ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1", "B/16", 384, 85.304, _SWAG),
+    ("ViT_L_16_Weights.IMAGENET1K_SWAG_E2E_V1", "L/16", 512, 88.064, _SWAG),
+    ("ViT_H_14_Weights.IMAGENET1K_SWAG_E2E_V1", "H/14", 518, 88.552, _SWAG),
+    ("ViT_B_16_Weights.IMAGENET1K_SWAG_LINEAR_V1", "B/16", 224, 81.886, _SWAG),
+    ("ViT_L_16_Weights.IMAGENET1K_SWAG_LINEAR_V1", "L/16", 224, 85.146, _SWAG),
+    ("ViT_H_14_Weights.IMAGENET1K_SWAG_LINEAR_V1", "H/14", 224, 85.708, _SWAG),
+)
+
+
+def _labels(classes: int) -> str | None:
+    named = {0: None, 1000: "ImageNet-1k", 21843: "ImageNet-21k"}
+    return named.get(classes, "a space shared with texts")
+
+
+def _timm(rows: Iterable[_Timm], licence: str = "apache-2.0") -> list[Row]:
+    return [
+        Row(
+            *(name, model, side, classes, "timm", "timm", licence),
+            labels=_labels(classes),
+            hub=f"timm/{name}",
+            top1=top1,
+            protocol=None if top1 is None else "timm",
+            source="timm's registry" if top1 is None else _TIMM_TABLE,
+        )
+        for name, model, side, classes, top1 in rows
+    ]
+
+
+def _jax() -> list[Row]:
+    return [
+        Row(
+            *(name, model, side, classes, "npz", "gvt-squash", "apache-2.0"),
+            labels=_labels(classes),
+            url=f"{_BUCKET}/{file}.npz",
+            top1=top1,
+            protocol=None if top1 is None else "gvt-squash",
+            source=_GVT,
+        )
+        for name, model, side, classes, top1, file in _JAX
+    ]
+
+
+def _transformers() -> list[Row]:
+    licences = {"openai": "mit", "facebook/dinov3": "dinov3-license"}
+    return [
+        Row(
+            *(hub.partition("/")[2], model, side, classes, form, "transformers"),
+            licence=next((licence for start, licence in licences.items() if hub.startswith(start)), "apache-2.0"),
+            labels=_labels(classes),
+            hub=hub,
+            source="its model card",
+        )
+        for hub, model, side, classes, form in _TRANSFORMERS
+    ]
+
+
+def _torchvision() -> list[Row]:
+    return [
+        Row(
+            *(name, model, side, 1000, "torchvision", "torchvision", licence),
+            labels=_labels(1000),
+            get=f"import torchvision, safetensors.torch as s; s.save_file(torchvision.models.get_weight('{name}')"
+            f".get_state_dict(check_hash=True), '{name}.safetensors')",
+            top1=top1,
+            protocol="torchvision",
+            source="torchvision's weights enumeration",
+        )
+        for name, model, side, top1, licence in _TORCHVISION
+    ]
+
+
+CATALOG: dict[str, Row] = {
+    row.name: row
+    for row in (
+        *_timm((*_AUGREG, *_IN1K, *_ORIGINAL, *_IN21K, *_DEIT, *_DEIT3, *_DINOV2, *_SIGLIP, *_CLIP)),
+        *_timm(_DINOV3, "dinov3-license"),
+        *_jax(),
+        *_transformers(),
+        *_torchvision(),
+    )
+}
+
+
+def find_row(name: str) -> Row:
+    """The row called `name`, or whose Hugging Face id that is. UnknownName with close matches otherwise."""
+    if name in CATALOG:
+        return CATALOG[name]
+    by_hub = {row.hub: row for row in CATALOG.values() if row.hub is not None}
+    if name in by_hub:
+        return by_hub[name]
+    raise UnknownName("weights", name, CATALOG)
