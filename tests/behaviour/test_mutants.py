@@ -62,9 +62,8 @@ def survives(source: Path, folder: Path) -> bool:
     )
     environment = {**os.environ, "PYTHONPATH": f"{source}{os.pathsep}{folder}", "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not compile and not slow"]
-    result = subprocess.run(
-        [*command, "-p", "conftest_path", *SUITE], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    command += ["-p", "conftest_path", *SUITE]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert f"package under test: {source}" in result.stdout, result.stdout[-2000:] + result.stderr[-2000:]
     assert result.returncode in (0, 1), result.stdout[-2000:] + result.stderr[-2000:]  # 1: tests failed; else it broke
     return result.returncode == 0

@@ -24,9 +24,7 @@ def models(*, json: Annotated[bool, Parameter(help="Print the table as JSON.")] 
             row["name"],
             _size(row["image_size"]),
             _size(row["patch_size"]),
-            str(row["width"]),
-            str(row["depth"]),
-            str(row["heads"]),
+            *(str(row[key] or "-") for key in ("width", "depth", "heads")),
             f"{row['parameters']:,}",
             f"{row['flops'] / 1e9:.3g}",
         )
@@ -36,7 +34,9 @@ def models(*, json: Annotated[bool, Parameter(help="Print the table as JSON.")] 
 
 
 def table() -> list[dict[str, Any]]:
-    """One row a model, with 1,000 classes. `flops`: operations of one image's forward pass, two per multiply-add."""
+    """One row a model, with 1,000 classes. `flops`: operations of one image's forward pass, two per multiply-add.
+    `patch_size`: pixels, of the image in a hybrid too; None, like heads and mlp_dim, for a ResNet."""
+    from vitrail.config import ViTConfig
     from vitrail.models.catalog import MODELS
     from vitrail.models.cost import flops, parameters
 
@@ -44,11 +44,11 @@ def table() -> list[dict[str, Any]]:
         {
             "name": name,
             "image_size": list(config.image_size),
-            "patch_size": list(config.patch_size),
+            "patch_size": list(config.patch_pixels) if isinstance(config, ViTConfig) else None,
             "width": config.width,
-            "depth": config.depth,
-            "heads": config.heads,
-            "mlp_dim": config.mlp_dim,
+            "depth": config.depth if isinstance(config, ViTConfig) else 3 * sum(config.layers) + 1,
+            "heads": config.heads if isinstance(config, ViTConfig) else None,
+            "mlp_dim": config.mlp_dim if isinstance(config, ViTConfig) else None,
             "parameters": parameters(config),
             "flops": flops(config),
         }
@@ -56,6 +56,8 @@ def table() -> list[dict[str, Any]]:
     ]
 
 
-def _size(size: list[int]) -> str:
+def _size(size: list[int] | None) -> str:
+    if size is None:
+        return "-"
     rows, cols = size
     return str(rows) if rows == cols else f"{rows}x{cols}"
