@@ -3,7 +3,7 @@
 A bad value raises pydantic's ValidationError; `errors.config_error` turns it into one sentence for the user.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PositiveInt, Tag, model_validator
 
@@ -43,7 +43,7 @@ class ResNetConfig(Config):
     head_bias: float = 0.0  # initial value only
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "ResNetConfig":
         if self.width % self.groups:
             raise ValueError(f"width must be a multiple of groups: {self.width} / {self.groups}")
         return self
@@ -124,7 +124,7 @@ class ViTConfig(Config):
         return filled
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "ViTConfig":
         for axis, size, patch in zip(("rows", "cols"), self.image_size, self.patch_pixels, strict=True):
             if (size % patch and not self.cut_patches) or size < patch:
                 raise ValueError(f"image_size must be a multiple of patch_size: {size} {axis} / {patch}")
