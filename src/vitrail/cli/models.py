@@ -26,7 +26,7 @@ def models(*, json: Annotated[bool, Parameter(help="Print the table as JSON.")] 
             _size(row["patch_size"]),
             *(str(row[key] or "-") for key in ("width", "depth", "heads")),
             f"{row['parameters']:,}",
-            f"{row['flops'] / 1e9:.3g}",
+            _billions(row["flops"]),
         )
         for row in rows
     ]
@@ -54,6 +54,10 @@ def table() -> list[dict[str, Any]]:
         }
         for name, config in MODELS.items()
     ]
+
+
+def _billions(number: int) -> str:
+    return f"{number / 1e9:.3g}" if number < 1e12 else f"{number / 1e9:,.0f}"
 
 
 def _size(size: list[int] | None) -> str:
