@@ -13,6 +13,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # by the clock; what the demo may take is asserted below by the processor's
 def test_the_demo(tmp_path: Path, capsys: Capture) -> None:
     folder = tmp_path / "demo"
     start = time.process_time()

@@ -4,12 +4,12 @@ import csv as csv_format
 import io
 import json as json_format
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from vitrail.cli.output import check, write
-from vitrail.cli.table import show
+from vitrail.cli.table import Stream, show
 from vitrail.cli.values import File, Name, Whole
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def as_csv(predictions: "list[Prediction]") -> str:
     return text.getvalue()
 
 
-def _show(predictions: "list[Prediction]", stream: TextIO) -> None:
+def _show(predictions: "list[Prediction]", stream: Stream) -> None:
     from vitrail.report import percent, printable
 
     rows = []

@@ -136,7 +136,7 @@ class ViT(nn.Module):
         order = torch.rand(len(x), x.shape[1] - prefix, device=x.device).argsort(dim=1)[:, :kept] + prefix
         return torch.cat([x[:, :prefix], x.gather(1, order[..., None].expand(-1, -1, x.shape[2]))], dim=1)
 
-    def pool(self, x: Tokens) -> Float[Tensor, "B D"] | Float[Tensor, "B N D"]:
+    def pool(self, x: Tokens) -> Float[Tensor, "B F"] | Float[Tensor, "B N F"]:
         """What the head sees of the last block's tokens: the class token (equation 4), the mean over patches, the
         class token beside that mean, or attention pooling; the class and distillation tokens where DeiT has both."""
         config = self.config

@@ -59,7 +59,8 @@ def test_torchvision_s_protocol_is_that_of_its_weights(name: str, size: tuple[in
     image = Image.fromarray(pixels.permute(1, 2, 0).numpy())  # what its evaluation script opens
     expected = theirs(image).mul(torch.tensor(theirs.std)[:, None, None]).add(torch.tensor(theirs.mean)[:, None, None])
     differences = (fit(pixels, ours).float() - expected.mul(255)).abs()
-    assert differences.max() < 3.01 and differences.mean() < 0.01  # Pillow rounds between rows and columns
+    # Pillow rounds between rows and columns, torch does not; an enlarged image (518 px) has more pixels where it shows
+    assert differences.max() < 3.01 and differences.mean() < 0.02
 
 
 @pytest.mark.parametrize(
