@@ -1,7 +1,6 @@
 """`vitrail models`: the architectures by name, with their size and cost."""
 
 import json as json_format
-import sys
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -30,7 +29,7 @@ def models(*, json: Annotated[bool, Parameter(help="Print the table as JSON.")] 
         )
         for row in rows
     ]
-    show(header, cells, right=range(1, len(header)), stream=sys.stdout)
+    show(header, cells, right=range(1, len(header)))
 
 
 def table() -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from vitrail.cli.output import check, write
-from vitrail.cli.table import Stream, show
+from vitrail.cli.table import show
 from vitrail.cli.values import File, Name, Whole
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def predict(
         if prediction.error is not None:
             print(f"vitrail: {printable(prediction.id)}: {prediction.error}", file=sys.stderr)
     if "-" not in (json, csv):
-        _show(found, sys.stdout)
+        _show(found)
     if json is not None:
         write(json, json_format.dumps([record(p) for p in found], indent=2) + "\n")
     if csv is not None:
@@ -91,7 +91,7 @@ def as_csv(predictions: "list[Prediction]") -> str:
     return text.getvalue()
 
 
-def _show(predictions: "list[Prediction]", stream: Stream) -> None:
+def _show(predictions: "list[Prediction]") -> None:
     from vitrail.report import percent, printable
 
     rows = []
@@ -101,4 +101,4 @@ def _show(predictions: "list[Prediction]", stream: Stream) -> None:
             others = [f"{printable(label)} {percent(share)}" for label, share in pairs]
             rows.append((printable(p.id), printable(p.labels[0]), percent(p.probabilities[0]), ", ".join(others)))
     if rows:
-        show(("image", "label", "probability", "then"), rows, right=(2,), stream=stream)
+        show(("image", "label", "probability", "then"), rows, right=(2,))

@@ -1,6 +1,7 @@
 """Tables: for people on a terminal, for programs elsewhere."""
 
 import io
+import sys
 
 import pytest
 
@@ -15,16 +16,17 @@ class Terminal(io.StringIO):
 ROWS = [("rose.jpg", "[red]rose[/red]", "97.1 %"), ("t.jpg", "tulip", "5.0 %")]
 
 
-def test_elsewhere_one_line_a_row() -> None:
-    stream = io.StringIO()
-    show(("image", "label", "share"), ROWS, right=(2,), stream=stream)
-    assert stream.getvalue() == "image\tlabel\tshare\nrose.jpg\t[red]rose[/red]\t97.1 %\nt.jpg\ttulip\t5.0 %\n"
+def test_elsewhere_one_line_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    show(("image", "label", "share"), ROWS, right=(2,))
+    out = capsys.readouterr().out
+    assert out == "image\tlabel\tshare\nrose.jpg\t[red]rose[/red]\t97.1 %\nt.jpg\ttulip\t5.0 %\n"
 
 
 def test_on_a_terminal_aligned_and_names_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")  # no escape codes
     monkeypatch.setenv("COLUMNS", "80")
     stream = Terminal()
-    show(("image", "label", "share"), ROWS, right=(2,), stream=stream)
+    monkeypatch.setattr(sys, "stdout", stream)
+    show(("image", "label", "share"), ROWS, right=(2,))
     lines = [line.rstrip() for line in stream.getvalue().splitlines() if "jpg" in line]
     assert lines == ["rose.jpg   [red]rose[/red]   97.1 %", "t.jpg      tulip              5.0 %"]
