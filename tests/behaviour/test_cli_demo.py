@@ -21,7 +21,7 @@ def test_the_demo(tmp_path: Path, capsys: Capture) -> None:
     seconds = time.process_time() - start  # of all threads: another program's load does not count
     out, err = capsys.readouterr()
     report = Report.load(folder / "evaluation.json")
-    assert report.top1 >= 0.98, report.verdict()  # one seed; the mean of three is in docs/benchmarks.md
+    assert report.top1 >= 0.985, report.verdict()  # one seed; the mean of three is in docs/benchmarks.md
     assert seconds < 240, "two minutes on two cores"
     assert report.verdict() in out
     assert "4 of the digits that it had not seen:" in out
