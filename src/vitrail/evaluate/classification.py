@@ -133,19 +133,11 @@ def evaluate(
         classifier.model.train(training)
     unreadable = [Unreadable(id=printable(i), reason=printable(reason)) for i, reason in images.unreadable]
     _check_count(done, unreadable, part)
-    facts = DataFacts(
-        name=part.name,
-        fingerprint=part.source.fingerprint,
-        split=part.split,
-        held_out=part.held_out,
-        note=part.note,
-        classes=len(part.source.classes),
-    )
     found = Outcome.join(outcomes)
     return Report(
         **_scores(found),
         **_class_scores(found, classifier.labels),
-        data=facts,
+        data=_data_facts(part),
         model=_model_facts(classifier, source_name, shown, protocol),
         machine=machine(classifier.device, precision),
         unreadable=tuple(unreadable),
@@ -306,6 +298,17 @@ def _mistakes(found: Outcome, source: Source, labels: LabelSet) -> tuple[Mistake
             index=int(found.index[i]),
         )
         for i in worst
+    )
+
+
+def _data_facts(part: Part) -> DataFacts:
+    return DataFacts(
+        name=part.name,
+        fingerprint=part.source.fingerprint,
+        split=part.split,
+        held_out=part.held_out,
+        note=part.note,
+        classes=len(part.source.classes),
     )
 
 
