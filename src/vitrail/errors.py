@@ -1,6 +1,7 @@
 """What can go wrong, as a tree. The command line exits 2 on a UserError and 1 on anything else.
 
 VitrailError
+├── ParityError          a conversion does not compute what its source does: vitrail's own mistake
 └── UserError            the user can mend it: one sentence with the rule, the found value and the remedy
     ├── ConfigError      a field is unknown, of the wrong type or out of bounds
     ├── UnknownName      a table has no such row; lists close matches
@@ -19,6 +20,10 @@ from pydantic import ValidationError
 
 class VitrailError(Exception):
     """Root of every error vitrail raises on purpose."""
+
+
+class ParityError(VitrailError):
+    """A conversion does not compute what its source does."""
 
 
 class UserError(VitrailError):

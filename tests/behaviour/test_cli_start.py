@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-VERBS = ["demo", "train", "evaluate", "predict", "models"]
+VERBS = ["demo", "train", "evaluate", "predict", "convert", "inspect", "models"]
 HEAVY = ("torch", "numpy", "PIL", "torchvision", "matplotlib", "huggingface_hub", "jinja2")
 
 

@@ -17,15 +17,17 @@ from io import TextIOWrapper
 import cyclopts
 
 from vitrail import __version__
+from vitrail.cli.convert import convert
 from vitrail.cli.demo import demo
 from vitrail.cli.evaluate import evaluate
+from vitrail.cli.inspect import inspect
 from vitrail.cli.models import models
 from vitrail.cli.predict import predict
 from vitrail.cli.train import train
 
 DONE, DEFECT, MISTAKE, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
 
-VERBS: tuple[Callable[..., None], ...] = (demo, train, evaluate, predict, models)
+VERBS: tuple[Callable[..., None], ...] = (demo, train, evaluate, predict, convert, inspect, models)
 
 _USERS_TO_MEND = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 

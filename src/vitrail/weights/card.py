@@ -15,22 +15,22 @@ from vitrail.weights.files import followed
 _LONGEST = 2**20  # bytes of a model card
 
 
-def model_card(config: ModelConfig, labels: LabelSet, record: Mapping[str, Any], *, timm: bool) -> str:
-    """Markdown. `record` may hold name, recipe, data, metrics, licence, started_from; what is absent is left out."""
+def model_card(config: ModelConfig, labels: LabelSet | None, record: Mapping[str, Any], *, library: str) -> str:
+    """Markdown. `record` may hold name, recipe, data, metrics, licence, started_from; what is absent is left out.
+    `library` is the one whose layout the folder has, beside vitrail."""
     rows, cols = config.image_size
-    front = ["---", "library_name: timm" if timm else "library_name: vitrail", "pipeline_tag: image-classification"]
+    task = "image-classification" if config.classes else "image-feature-extraction"
+    front = ["---", f"library_name: {library}", f"pipeline_tag: {task}"]
     front += [f"license: {record['licence']}"] if record.get("licence") else []
-    front += ["tags: [vitrail, vision-transformer, image-classification]", "---"]
+    front += ["tags: [vitrail, vision-transformer]", "---"]
     text = [
         f"# {record.get('name') or 'Vision Transformer'}",
-        f"{_architecture(config)} for {len(labels)} classes, from an image of {rows} x {cols}; "
+        f"{_architecture(config)} for {config.classes} classes, from an image of {rows} x {cols}; "
         f"{parameters(config):,} parameters, {flops(config) / 1e9:.2f} GFLOPs each.",
         *_section("How it does", _metrics(record.get("metrics"))),
         *_section("What it learned from", _data(record.get("data"), record.get("started_from"), record.get("licence"))),
-        *_section(
-            "Classes", [", ".join(_plain(name) for name in labels.names[:100]) + (", ..." if len(labels) > 100 else "")]
-        ),
-        *_section("How to use it", _usage(timm)),
+        *_section("Classes", _classes(labels)),
+        *_section("How to use it", _usage(library)),
         *_section("Recipe", ["```json", json.dumps(record["recipe"], indent=2), "```"] if record.get("recipe") else []),
     ]
     return "\n".join(front) + "\n\n" + "\n\n".join(text) + "\n"
@@ -80,9 +80,17 @@ def _data(data: Any, started_from: Any, licence: Any) -> list[str]:
     return lines
 
 
-def _usage(timm: bool) -> list[str]:
+def _classes(labels: LabelSet | None) -> list[str]:
+    if not labels:
+        return []
+    return [", ".join(_plain(name) for name in labels.names[:100]) + (", ..." if len(labels) > 100 else "")]
+
+
+def _usage(library: str) -> list[str]:
     lines = ["```bash", "vitrail predict THIS_FOLDER photo.jpg", "```"]
-    if timm:
+    if library == "transformers":
+        lines += ["", "It also loads in transformers (`pipeline('image-classification', model='THIS_FOLDER')`)."]
+    if library == "timm":
         lines += ["", "It also loads in timm (`timm.create_model('local-dir:THIS_FOLDER', pretrained=True)`) and in"]
         lines += ["transformers (`pipeline('image-classification', model='THIS_FOLDER')`)."]
     return lines

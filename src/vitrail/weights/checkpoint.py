@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from vitrail.config import Preprocess, ResNetConfig, ViTConfig
 from vitrail.errors import StorageError, WeightsError, config_error
@@ -28,6 +29,7 @@ from vitrail.weights.timm_config import describe, pretrained_cfg
 
 MODEL_FILE = "model.safetensors"
 RECORD_FILE = "vitrail.json"
+PASSENGERS_FILE = "passengers.safetensors"  # what a file of another layout held beside the model
 _KINDS: dict[type[ModelConfig], str] = {ViTConfig: "vit", ResNetConfig: "resnet"}
 
 
@@ -44,22 +46,29 @@ class Stored:
     licence: str | None = None
     description: Mapping[str, Any] | None = None  # config.json; under `open_clip`, its own
     processor: Mapping[str, Any] | None = None  # transformers' preprocessor_config.json
+    passengers_of: str | None = None  # the format of the file that they rode in
 
 
 def write_model_folder(
-    folder: Path, model: Network, preprocess: Preprocess, labels: LabelSet, record: Mapping[str, Any]
+    folder: Path,
+    model: Network,
+    preprocess: Preprocess,
+    labels: LabelSet | None,
+    record: Mapping[str, Any],
+    *,
+    passengers: tuple[str, Mapping[str, Tensor]] = ("", {}),
 ) -> None:
     """Write the model folder atomically: an older one stays whole until the new one is on the disk.
 
-    `record` is JSON: recipe, metrics, data, `licence` and source of the weights it started from.
-    Raises StorageError where the disk is full or the place cannot be written.
+    `record` is JSON: recipe, metrics, data, `licence` and source of the weights it started from. `passengers`: a format
+    and what else its file held (see Loaded). Raises StorageError where the disk is full or the place cannot be written.
     """
-    assert len(labels) == model.config.classes
+    assert labels is None or len(labels) == model.config.classes
     new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     try:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
-        _write_files(new, model, preprocess, labels, record)
+        _write_files(new, model, preprocess, labels, record, passengers)
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             os.rename(folder, old)
@@ -74,7 +83,12 @@ def write_model_folder(
 
 
 def _write_files(
-    folder: Path, model: Network, preprocess: Preprocess, labels: LabelSet, record: Mapping[str, Any]
+    folder: Path,
+    model: Network,
+    preprocess: Preprocess,
+    labels: LabelSet | None,
+    record: Mapping[str, Any],
+    passengers: tuple[str, Mapping[str, Tensor]],
 ) -> None:
     config = model.config
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
@@ -83,10 +97,11 @@ def _write_files(
     save_file(write_tensors(state, form.rules(config)), folder / MODEL_FILE, metadata={"format": "pt"})
     # safetensors opens files for their owner alone; a model is as readable as what lies beside it
     (folder / MODEL_FILE).chmod(0o666 & ~_umask())
-    _write_json(
-        folder / "config.json",
-        {**(description or {"architecture": "vitrail"}), "label_names": list(labels.names)},
-    )
+    if passengers[1]:
+        save_file({key: tensor.contiguous() for key, tensor in passengers[1].items()}, folder / PASSENGERS_FILE)
+        (folder / PASSENGERS_FILE).chmod(0o666 & ~_umask())
+    names = {} if labels is None else {"label_names": list(labels.names)}
+    _write_json(folder / "config.json", {**(description or {"architecture": "vitrail"}), **names})
     _write_json(
         folder / "preprocessor_config.json",
         {
@@ -95,7 +110,9 @@ def _write_files(
             "pretrained_cfg": pretrained_cfg(config, preprocess),
         },
     )
-    (folder / "README.md").write_text(model_card(config, labels, record, timm=description is not None), "utf-8")
+    (folder / "README.md").write_text(
+        model_card(config, labels, record, library="timm" if description else "vitrail"), "utf-8"
+    )
     _write_json(
         folder / RECORD_FILE,
         {
@@ -103,7 +120,8 @@ def _write_files(
             "format": form.name,
             "model": {"kind": _KINDS[type(config)], **config.model_dump(mode="json")},
             "preprocess": preprocess.model_dump(mode="json"),
-            "labels": {"names": list(labels.names), "ids": None if labels.ids is None else list(labels.ids)},
+            "labels": _labels_table(labels),
+            "passengers_of": passengers[0] if passengers[1] else None,
             "record": dict(record),
             "sha256": {p.name: sha256(p) for p in sorted(folder.iterdir())},
         },
@@ -170,12 +188,13 @@ def _read_record(folder: Path) -> Stored:
             raise WeightsError(
                 f"{folder / RECORD_FILE} holds a {table['model']['kind']!r} model; known: {', '.join(kinds)}"
             )
-        names, ids = table["labels"]["names"], table["labels"]["ids"]
+        labels = _read_labels(table["labels"])
         return Stored(
             config=kind(**model),
             form=str(table["format"]),
             preprocess=Preprocess(**table["preprocess"]),
-            labels=LabelSet(tuple(names), None if ids is None else tuple(ids)),
+            labels=labels,
+            passengers_of=table.get("passengers_of"),
             record=table["record"],
             licence=table["record"].get("licence"),
         )
@@ -183,6 +202,19 @@ def _read_record(folder: Path) -> Stored:
         raise WeightsError(f"{folder / RECORD_FILE} is not usable: {config_error(error, RECORD_FILE)}") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{folder / RECORD_FILE} is not usable: it lacks or mistypes {error}") from error
+
+
+def _labels_table(labels: LabelSet | None) -> dict[str, list[str] | None] | None:
+    if labels is None:
+        return None
+    return {"names": list(labels.names), "ids": None if labels.ids is None else list(labels.ids)}
+
+
+def _read_labels(table: Mapping[str, Any] | None) -> LabelSet | None:
+    if table is None:
+        return None
+    ids = table["ids"]
+    return LabelSet(tuple(table["names"]), None if ids is None else tuple(ids))
 
 
 def sha256(path: Path) -> str:

@@ -20,6 +20,7 @@ _WANTED = [
     "open_clip_config.json",
     "README.md",
     "vitrail.json",
+    "passengers.safetensors",
 ]
 
 

@@ -19,9 +19,9 @@ from vitrail.models.build import Network, build
 from vitrail.models.catalog import ModelConfig, find_model
 from vitrail.types import LabelSet
 from vitrail.weights.catalog import CATALOG
-from vitrail.weights.checkpoint import MODEL_FILE, Stored, read_beside, read_stored
+from vitrail.weights.checkpoint import MODEL_FILE, PASSENGERS_FILE, Stored, read_beside, read_stored
 from vitrail.weights.fetch import locate
-from vitrail.weights.files import FLOATS, read_file, read_headers
+from vitrail.weights.files import FLOATS, followed, read_file, read_headers
 from vitrail.weights.formats.big_vision import BIG_VISION
 from vitrail.weights.formats.dinov2 import DINOV2, DINOV2_CLASSIFIER
 from vitrail.weights.formats.hf_clip import HF_CLIP, HF_CLIP_BARE
@@ -64,6 +64,7 @@ class Loaded:
     source: str = ""
     form: str = ""
     passengers: Mapping[str, Tensor] = field(default_factory=dict)
+    passengers_of: str = ""  # the name of the format that they rode in
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ def load_weights(
         licence=stored.licence,
         source=str(source),
         form=form.name,
-        passengers={key: tensors[key] for key in sorted(found.riding)},
+        passengers=_passengers(found, tensors),
+        passengers_of=stored.passengers_of or form.name,
     )
 
 
@@ -177,6 +179,13 @@ def _check_named(found: ModelConfig, named: ModelConfig, model: str, name: str) 
     ]
     if wrong:
         raise WeightsError(f"{name} does not hold a {model}: {', '.join(wrong)}")
+
+
+def _passengers(found: Found, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of the file that the model does not use, or of the file in which a model folder keeps another's."""
+    riding = {key: tensors[key] for key in sorted(found.riding)}
+    kept = found.file.with_name(PASSENGERS_FILE)
+    return riding | (read_file(followed(kept)) if found.stored.passengers_of and kept.is_file() else {})
 
 
 def model_shapes(config: ModelConfig) -> Shapes:

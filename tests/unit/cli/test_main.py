@@ -81,7 +81,11 @@ def test_a_reader_that_went_away_is_quiet(monkeypatch: pytest.MonkeyPatch, capsy
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("trian", "unknown command 'trian'; did you mean 'train'? Choices: demo, train, evaluate, predict, models"),
+        (
+            "trian",
+            "unknown command 'trian'; did you mean 'train'? "
+            "Choices: demo, train, evaluate, predict, convert, inspect, models",
+        ),
         ("--versoin", "unknown option '--versoin'; did you mean '--version'? Choices: --help, --version"),
         ("train", "DATA is missing; see: vitrail train --help"),
         ("evaluate runs/a", "DATA is missing; see: vitrail evaluate --help"),

@@ -10,7 +10,9 @@ OPTIONS = {
     "train": ["DATA", "--model", "--weights", "--recipe", "--out", "--seed", "--set"],
     "evaluate": ["MODEL", "DATA", "--model", "--split", "--protocol", "--json", "--html"],
     "predict": ["MODEL", "IMAGE_OR_FOLDER", "--model", "--top", "--json", "--csv"],
-    "models": ["--json"],
+    "convert": ["SOURCE", "OUT", "--to", "--model", "--allow-loss"],
+    "inspect": ["SOURCE", "--model", "--json"],
+    "models": ["FILTER", "--weights", "--json"],
 }
 
 
