@@ -17,6 +17,7 @@ FIXED = {  # fields that something else decides, and what
     "model.classes": "the data decide it",
 }
 OF_WEIGHTS = ("image_size", "dropout", "stochastic_depth")  # model fields that trained weights leave free
+MOST_EPOCHS = 1_000_000  # a bound on what is planned ahead, far above any use
 SIZE, INPUT = "model.image_size", "preprocess.size"  # one fact, stored twice: the model's and the pixels' side of it
 
 
@@ -109,12 +110,19 @@ def change(recipe: Recipe, changes: Mapping[str, Any], *, n_train: int, from_wei
         raise ConfigError(
             f"{SIZE} and {INPUT} must be equal, found {changed.model.image_size} and {changed.preprocess.size}"
         )
+    seen = changed.epochs if changed.steps is None else changed.steps * changed.data.batch_size / n_train
+    if seen > MOST_EPOCHS:
+        raise ConfigError(
+            f"a run sees the data at most {MOST_EPOCHS:,} times, found {seen:,.0f}: lower steps or epochs"
+        )
     return _rescaled(changed, recipe, changes, n_train)
 
 
 def _rescaled(changed: Recipe, recipe: Recipe, changes: Mapping[str, Any], n_train: int) -> Recipe:
     """Warm-up and time between evaluations keep their share of a run that was made shorter or longer."""
     update: dict[str, Any] = {}
+    if not recipe.epochs:  # of a run without steps there is no share
+        return changed
     if "optim.warmup_steps" not in changes:
         share = recipe.optim.warmup_steps / total_steps(recipe, n_train)
         warmup = round(share * total_steps(changed, n_train))
