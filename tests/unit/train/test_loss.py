@@ -102,8 +102,9 @@ def test_half_precision_questions_are_summed_in_single() -> None:
 
 def test_balanced_weights_are_scikit_learns() -> None:
     utils = pytest.importorskip("sklearn.utils.class_weight")
+    numpy = pytest.importorskip("numpy")
     labels = [0] * 6 + [1] * 3 + [2]
-    expected = utils.compute_class_weight("balanced", classes=[0, 1, 2], y=labels)
+    expected = utils.compute_class_weight("balanced", classes=numpy.arange(3), y=labels)
     assert balanced_weights([6, 3, 1]).tolist() == pytest.approx(expected.tolist(), abs=1e-15)
 
 
