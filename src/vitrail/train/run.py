@@ -31,6 +31,7 @@ from vitrail.train.settings import evaluation_steps
 from vitrail.train.signals import Stopped, stop_signals
 from vitrail.train.start import build_model
 from vitrail.train.state import TrainState, new_average, resume, save_checkpoint
+from vitrail.train.wrap import wrap_blocks
 from vitrail.types import LabelSet
 from vitrail.weights.checkpoint import write_model_folder
 
@@ -119,7 +120,9 @@ def new_state(job: Job) -> TrainState:
     """Model, optimiser and averaged weights at step 0."""
     model = build_model(job.recipe, job.start).to(job.device)
     optim = job.recipe.optim
-    return TrainState(model, make_optimizer(model, model.config, optim), new_average(model) if optim.ema else None)
+    state = TrainState(model, make_optimizer(model, model.config, optim), new_average(model) if optim.ema else None)
+    wrap_blocks(model, compile=job.recipe.compile, checkpointing=job.recipe.checkpointing)
+    return state
 
 
 def fit(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stopped) -> None:

@@ -99,12 +99,18 @@ def test_every_optimiser_continues_bit_for_bit(name: str, at: int, tmp_path: Pat
 
 def test_float16_continues_with_its_loss_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "SCALE_STEPS", 4)  # so that it matters how long ago the scale changed
-    unbroken = advance(new(), STEPS, precision="float16")
-    assert unbroken.loss_scale == 2.0**18
-    save_checkpoint(tmp_path, advance(new(), 3, precision="float16"), {})
+
+    def scaled() -> TrainState:
+        state = new()
+        state.loss_scale = 2.0**9
+        return state
+
+    unbroken = advance(scaled(), STEPS, precision="float16")
+    assert (unbroken.loss_scale, unbroken.skipped) == (2.0**11, 0)
+    save_checkpoint(tmp_path, advance(scaled(), 3, precision="float16"), {})
     state = new()
     resume(tmp_path, state, print)
-    assert state.scaled_steps == 3
+    assert (state.loss_scale, state.scaled_steps) == (2.0**9, 3)
     assert digest(advance(state, STEPS, precision="float16")) == digest(unbroken)
     assert (state.loss_scale, state.scaled_steps) == (unbroken.loss_scale, unbroken.scaled_steps)
 
