@@ -96,7 +96,7 @@ def change(recipe: Recipe, changes: Mapping[str, Any], *, n_train: int, from_wei
         raise ConfigError("a run is as long as epochs or as steps says: set one of them, found both")
     if "epochs" in changes:
         changes["steps"] = None  # of a recipe that counts in steps
-    if changes.get("preset") == "paper":
+    if changes.get("preset") == "paper" and recipe.preset != "paper":
         recipe = paper_preset(recipe, from_weights)
     table = recipe.model_dump(exclude={"expected"} if changes.keys() - {"seed"} else set())  # another run's score
     for path, value in changes.items():
