@@ -89,6 +89,7 @@ def test_nothing_is_wrapped_where_nothing_is_asked_for() -> None:
 
 
 @pytest.mark.compile
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's own look
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_compiled_blocks_compute_the_same(checkpointing: bool) -> None:
@@ -105,6 +106,7 @@ def test_compiled_blocks_compute_the_same(checkpointing: bool) -> None:
 
 
 @pytest.mark.compile
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's own look
 def test_blocks_share_their_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twelve rates of stochastic depth and four batch sizes need fewer variants than torch allows by default."""
     from torch._dynamo.testing import CompileCounter
