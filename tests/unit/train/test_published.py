@@ -234,7 +234,7 @@ def assert_decay(lr: float, decay: float, wd: float, multiplier: float, equal: b
 
 
 def test_the_page_lists_every_recipe_as_it_is() -> None:
-    """docs/recipes.md: a row a recipe, in the table's order, with its batch, its length and whether it takes weights."""
+    """docs/recipes.md: a row a recipe, with its batch, its length and whether it takes weights."""
     page = (Path(__file__).parents[3] / "docs" / "recipes.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
     assert sorted(row[0].strip("`") for row in rows) == sorted(RECIPES)
