@@ -348,4 +348,6 @@ class Recipe(Config):
     def _check(self) -> "Recipe":  # not Self: the shape checker cannot read it here
         if self.preprocess.interpolation == "area":
             raise ValueError("preprocess.interpolation area is for evaluation by a protocol; no other program does it")
+        if self.epochs == 0 and self.steps is None and self.head_solver == "none":
+            raise ValueError("epochs=0 trains nothing: set head_solver to logistic or ridge, or epochs above 0")
         return self

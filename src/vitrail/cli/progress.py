@@ -61,6 +61,8 @@ def _training_bar(bar: "Bar") -> "Callable[[Progress], None]":
             bar.update(task, rate=_rate(p.images_per_second), left=_left(p.eta_seconds))
             if p.loss is not None:
                 bar.update(task, loss=f"loss {p.loss:.3f}")
+        elif p.kind == "features":
+            bar.update(task, description="features", completed=p.step, total=p.steps)
         elif p.kind == "evaluating":
             bar.update(task, description="evaluating")
         elif p.kind == "epoch":

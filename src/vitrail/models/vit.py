@@ -86,11 +86,21 @@ class ViT(nn.Module):
 
     def forward(self, images: Images) -> Logits:
         """Logits of normalised images (B C H W); features (B D) where the config has no classes."""
+        return self.classify(self.encode(images))
+
+    def encode(self, images: Images) -> Float[Tensor, "B F"] | Float[Tensor, "B N F"]:
+        """The pooled tokens of the images, which `classify` takes; the last block computes only the tokens it reads."""
         x, turn = self.embed(images), self.rotation(images)
         for block in self.blocks[:-1]:
             x = block(x, rotation=turn)
         read = self.config.heading if self.config.pool == "token" else None  # the tokens that the head reads
-        return self.classify(self.pool(self.blocks[-1](x, read, turn)))
+        return self.pool(self.blocks[-1](x, read, turn))
+
+    def represent(self, images: Images) -> Float[Tensor, "B F"]:
+        """What the linear head reads of each image: after the tanh layer where there is one, and of both tokens, one
+        behind the other, where two heads read one each."""
+        x = self.encode(images)
+        return (x if self.pre_logits is None else torch.tanh(self.pre_logits(x))).flatten(1)
 
     def embed(self, images: Images) -> Tokens:
         """Patches, linearly embedded, behind the prefix tokens, with positions added (equation 1)."""

@@ -141,5 +141,26 @@ def finetune(summary: DataSummary, base: ModelConfig | None = None, preprocess: 
     )
 
 
+def probe(summary: DataSummary, base: ModelConfig | None = None, preprocess: Preprocess | None = None) -> Recipe:
+    """From published weights, which stay as they are: a linear head on their features, solved for and not trained.
+
+    Source: linear probing as in the transfer experiments of Kornblith et al. 2019 (multinomial logistic regression by
+    L-BFGS, the penalty chosen on training images held out for it), here on unaugmented features computed once.
+    Without chance: the seed changes nothing. `--set head_solver=ridge` for the closed form.
+    """
+    if base is None or preprocess is None:
+        raise ConfigError(
+            "the recipe probe starts from trained weights: name some with --weights, or use scratch_small"
+        )
+    return Recipe(
+        name="probe",
+        model=base.model_copy(update={"classes": len(summary.classes)}),
+        preprocess=preprocess,
+        data=DataConfig(batch_size=64),
+        epochs=0,
+        head_solver="logistic",
+    )
+
+
 RecipeFunction = Callable[[DataSummary, ModelConfig | None, Preprocess | None], Recipe]
-RECIPES: dict[str, RecipeFunction] = {"scratch_small": scratch_small, "finetune": finetune}
+RECIPES: dict[str, RecipeFunction] = {"scratch_small": scratch_small, "finetune": finetune, "probe": probe}

@@ -115,6 +115,8 @@ def change(recipe: Recipe, changes: Mapping[str, Any], *, n_train: int, from_wei
 def _rescaled(changed: Recipe, recipe: Recipe, changes: Mapping[str, Any], n_train: int) -> Recipe:
     """Warm-up and time between evaluations keep their share of a run that was made shorter or longer."""
     update: dict[str, Any] = {}
+    if not recipe.epochs:  # of a run without steps there is no share
+        return changed
     if "optim.warmup_steps" not in changes:
         share = recipe.optim.warmup_steps / total_steps(recipe, n_train)
         warmup = round(share * total_steps(changed, n_train))
@@ -143,7 +145,9 @@ def paper_preset(recipe: Recipe, from_weights: bool) -> Recipe:
 
 
 def total_steps(recipe: Recipe, n_train: int) -> int:
-    """Steps of the whole run: at least one, every one a full batch of the training stream."""
+    """Steps of the whole run: at least one, every one a full batch of the training stream; none where epochs=0."""
+    if not recipe.epochs:
+        return 0
     return max(1, round(recipe.epochs * n_train / recipe.data.batch_size))
 
 
