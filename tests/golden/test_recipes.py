@@ -17,6 +17,7 @@ FLOWERS = DataSummary("flowers", ("daisy", "dandelion", "rose", "sunflower", "tu
 CASES = {
     "scratch_small": {"digits": (DIGITS, None, None), "photos": (FLOWERS, None, None)},
     "finetune": {"photos from Ti/16": (FLOWERS, find_model("Ti/16"), Preprocess(crop=0.9))},
+    "probe": {"photos from Ti/16": (FLOWERS, find_model("Ti/16"), Preprocess(crop=0.9))},
 }
 
 

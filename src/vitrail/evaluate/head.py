@@ -21,7 +21,8 @@ from vitrail.errors import DataError, UnknownName, WeightsError
 Method = Literal["logistic", "ridge"]
 Wide = Float[Tensor, "N D"]
 
-LOGISTIC_PENALTIES = tuple(10 ** (-i / 2) for i in range(-2, 13))  # 10 to 1e-6, of the mean loss
+LOGISTIC_PENALTIES = tuple(10 ** (-i / 2) for i in range(13))  # 1 to 1e-6, of the mean loss
+ROUGH, FINE = 1e-4, 1e-6  # largest slope at which a fit ends: to choose the penalty, and at last
 RIDGE_PENALTIES = tuple(10 ** (-i / 4) for i in range(-8, 25))  # 100 to 1e-6, times N, of the summed squares
 UNCHOSEN = 0.1  # logistic penalty where no class has an image to spare
 FOLD = 5  # one image of so many of a class is held out to choose the penalty
@@ -42,7 +43,7 @@ def fit_head(features: Wide, labels: Int[Tensor, " N"], classes: int, method: Me
     """The linear head that `method` gives on `features`.
 
     `logistic` minimises the mean cross entropy plus penalty / 2 times the squared weights, the bias being free, by
-    L-BFGS. The penalty is the one of 10, 10^0.5, ..., 1e-6 with the least loss on every fifth image of each class, the
+    L-BFGS. The penalty is the one of 1, 10^-0.5, ..., 1e-6 with the least loss on every fifth image of each class, the
     rest being fitted; from strong to weak, until the loss has risen twice in a row. Then all images are fitted with it.
     `ridge` regresses on 1 for the image's class and -1 for the others, in closed form. Its penalty has the least
     squared error of leave-one-out predictions (PRESS, Allen 1974), which a linear smoother gives without refitting.
@@ -96,19 +97,19 @@ def _logistic(x: Wide, labels: Int[Tensor, " N"], classes: int) -> _Solution:
     if bool(held.any()):
         kept, best, risen, latest = ~held, math.inf, 0, None
         for candidate in LOGISTIC_PENALTIES:
-            latest = _minimise(x[kept], labels[kept], classes, candidate, latest)
+            latest = _minimise(x[kept], labels[kept], classes, candidate, latest, ROUGH)
             loss = float(F.cross_entropy(x[held] @ latest[:, :-1].T + latest[:, -1], labels[held]))
             risen = 0 if loss < best else risen + 1
             if loss < best:
                 penalty, best, start = candidate, loss, latest
             if risen == 2:
                 break
-    found = _minimise(x, labels, classes, penalty, start)
+    found = _minimise(x, labels, classes, penalty, start, FINE)
     return _Solution(found[:, :-1], found[:, -1], penalty)
 
 
 def _minimise(
-    x: Wide, labels: Int[Tensor, " N"], classes: int, penalty: float, start: Tensor | None
+    x: Wide, labels: Int[Tensor, " N"], classes: int, penalty: float, start: Tensor | None, slope: float
 ) -> Float[Tensor, "K D+1"]:
     """Weights, and the bias as their last column, of the penalised logistic regression."""
     found = x.new_zeros(classes, x.shape[1] + 1) if start is None else start.clone()
@@ -116,7 +117,7 @@ def _minimise(
     optimizer = torch.optim.LBFGS(
         [found],
         max_iter=1000,
-        tolerance_grad=1e-7,
+        tolerance_grad=slope,
         tolerance_change=1e-12,
         history_size=20,
         line_search_fn="strong_wolfe",

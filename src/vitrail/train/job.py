@@ -58,6 +58,39 @@ def decide(
     notify: Notify,
 ) -> Job:
     """Resolve what the user asked for (see `run.train`) into a Job, and open its run folder."""
+    plan = choose(data, model, weights, recipe, seed, overrides)
+    chosen, n_train = plan.recipe, len(plan.dataset.split("train"))
+    folder = Path(out) if out else Path("runs") / f"{plan.dataset.name}-{chosen.name}-seed{chosen.seed}"
+    device = find_device()
+    run = describe(plan.dataset, chosen, plan.start, find_precision(chosen.precision, device), device)
+    run = open_run(folder, run)
+    steps = total_steps(chosen, n_train)
+    return Job(plan.dataset, chosen, plan.start, folder, steps, run["precision"], device, run, notify)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be trained, on what and from what."""
+
+    dataset: Dataset
+    recipe: Recipe
+    start: Start | None
+
+
+def find_device() -> torch.device:
+    """The accelerator where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose(
+    data: str | Path,
+    model: str | None,
+    weights: str | Path | None,
+    recipe: str | None,
+    seed: int,
+    overrides: Sequence[str],
+) -> Plan:
+    """Resolve data, weights and recipe (see `run.train`); nothing is written."""
     name = recipe or ("finetune" if weights else "scratch_small")
     if name not in RECIPES:
         raise UnknownName("recipe", name, RECIPES)
@@ -73,12 +106,7 @@ def decide(
     chosen = change(chosen, {"seed": seed, **changes}, n_train=summary.n_train, from_weights=start is not None)
     if start and weights and chosen.model.image_size != start.model.config.image_size:
         start = find_start(weights, model, dataset.classes, chosen.model.image_size)
-    folder = Path(out) if out else Path("runs") / f"{dataset.name}-{name}-seed{chosen.seed}"
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    run = describe(dataset, chosen, start, find_precision(chosen.precision, device), device)
-    run = open_run(folder, run)
-    steps = total_steps(chosen, summary.n_train)
-    return Job(dataset, chosen, start, folder, steps, run["precision"], device, run, notify)
+    return Plan(dataset, chosen, start)
 
 
 def describe(

@@ -152,9 +152,12 @@ def probe(summary: DataSummary, base: ModelConfig | None = None, preprocess: Pre
         raise ConfigError(
             "the recipe probe starts from trained weights: name some with --weights, or use scratch_small"
         )
+    update: dict[str, object] = {"classes": len(summary.classes)}
+    if isinstance(base, ViTConfig) and base.pool in ("token", "token_gap") and not (base.distilled or base.pre_logits):
+        update |= {"pool": "token_gap", "pool_blocks": min(4, base.depth), "norm_after_pool": False}
     return Recipe(
         name="probe",
-        model=base.model_copy(update={"classes": len(summary.classes)}),
+        model=base.model_copy(update=update),
         preprocess=preprocess,
         data=DataConfig(batch_size=64),
         epochs=0,

@@ -29,6 +29,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"pool": "map", "class_token": False, "mlp": "swiglu", "qk_norm": True, "key_bias": False},
     {"pool": "token_gap"},
     {"pool": "token_gap", "registers": 2, "pre_logits": 12},
+    {"pool": "token_gap", "registers": 2, "pool_blocks": 2},
     {"distillation_token": True},
     {"distillation_token": True, "registers": 2, "head_has_bias": False},
     {"distillation_token": True, "distillation_head": False, "pre_logits": 12},
