@@ -24,7 +24,8 @@ def reporting() -> Iterator[Callable[["Progress"], None]]:
 
 @contextmanager
 def counting(what: str, total: int | None = None, unit: str = "images") -> Iterator[Callable[[int, int], None]]:
-    """A `notify(done, total)` for a pass over images, or other units. Where there is no terminal it says nothing: the result will."""
+    """A `notify(done, total)` for a pass over images, or over other units. Where there is no terminal it says nothing:
+    the result will."""
     bar = _bar("{task.completed:.0f} of {task.total:.0f} " + unit, "{task.fields[rate]}", left=True)
     if bar is None:
         yield lambda done, total: None

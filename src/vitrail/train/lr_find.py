@@ -1,5 +1,5 @@
-"""The learning-rate range test (Smith 2017, "Cyclical Learning Rates", section 3.3): train while the rate grows from far
-too small to far too large, and read off the curve where learning still goes well."""
+"""The learning-rate range test (Smith 2017, "Cyclical Learning Rates", section 3.3): train while the rate grows from
+far too small to far too large, and read off the curve where learning still goes well."""
 
 import math
 from collections.abc import Callable, Sequence

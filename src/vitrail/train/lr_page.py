@@ -33,17 +33,16 @@ def render(found: LrFinding) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("vitrail.train").joinpath("lr_page.html.j2").read_text(encoding="utf-8"))
     style = files("vitrail.evaluate").joinpath("style.css").read_text(encoding="utf-8")
-    top = SHOWN * found.points[0].loss if found.points else 1.0
-    chart = rate_chart(
-        [(p.lr, min(p.loss, top)) for p in found.points],
-        [(p.lr, min(p.smoothed, top)) for p in found.points],
-        mark=found.suggestion,
-        label="loss over learning rate",
-    )
     return template.render(
         style=Markup(style),
         found=found,
-        chart=chart if len(found.points) > 1 else None,
+        chart=_chart(found) if len(found.points) > 1 else None,
         lines=[sentence(line) for line in summary(found).splitlines() if not line.startswith("use it")],
         name=printable(found.data),
     )
+
+
+def _chart(found: LrFinding) -> Markup:
+    top = SHOWN * found.points[0].loss
+    losses, smoothed = ([(p.lr, min(getattr(p, name), top)) for p in found.points] for name in ("loss", "smoothed"))
+    return rate_chart(losses, smoothed, mark=found.suggestion, label="loss over learning rate")
