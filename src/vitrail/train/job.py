@@ -16,9 +16,10 @@ from vitrail.models.catalog import find_model
 from vitrail.train.folder import IDENTITY, open_run
 from vitrail.train.loop import Precision, find_precision
 from vitrail.train.progress import Progress
-from vitrail.train.recipes import RECIPES, summarise
+from vitrail.train.recipes import FROM_SCRATCH, RECIPES, check_recipe
 from vitrail.train.settings import change, parse_changes, total_steps
 from vitrail.train.start import Start, find_start
+from vitrail.train.summary import summarise
 
 Notify = Callable[[Progress], None]
 
@@ -94,8 +95,8 @@ def choose(
     name = recipe or ("finetune" if weights else "scratch_small")
     if name not in RECIPES:
         raise UnknownName("recipe", name, RECIPES)
-    if name == "scratch_small" and weights:
-        raise ConfigError("the recipe scratch_small starts from random weights: leave out --weights, or use finetune")
+    if name in FROM_SCRATCH and weights:
+        raise ConfigError(f"the recipe {name} starts from random weights: leave out --weights, or use finetune")
     changes = parse_changes(overrides)
     dataset = open_dataset(data, val_share=_val_share(changes))
     dataset.validation  # noqa: B018  # without held-out images a run could only end in an error
@@ -104,6 +105,7 @@ def choose(
     summary = summarise(dataset)
     chosen = RECIPES[name](summary, base, start.preprocess if start else None)
     chosen = change(chosen, {"seed": seed, **changes}, n_train=summary.n_train, from_weights=start is not None)
+    check_recipe(chosen, summary)
     if start and weights and chosen.model.image_size != start.model.config.image_size:
         start = find_start(weights, model, dataset.classes, chosen.model.image_size)
     return Plan(dataset, chosen, start)

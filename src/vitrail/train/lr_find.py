@@ -14,6 +14,7 @@ from vitrail.errors import ConfigError
 from vitrail.train.job import Plan, choose, find_device
 from vitrail.train.loop import find_precision, split, step_rng, train_step
 from vitrail.train.optim import make_optimizer
+from vitrail.train.settings import total_steps
 from vitrail.train.solve import solve_head
 from vitrail.train.start import build_model
 
@@ -72,7 +73,7 @@ def find_lr(
     if steps < FEWEST:
         raise ConfigError(f"a range test needs at least {FEWEST} steps, found {steps}")
     plan = choose(data, model, weights, recipe, seed, overrides)
-    if not plan.recipe.epochs:
+    if not total_steps(plan.recipe, len(plan.dataset.split("train"))):
         raise ConfigError(f"the recipe {plan.recipe.name} takes no steps, so it has no rate to find: choose another")
     points, diverged = sweep(plan, steps, notify)
     best = suggest(points)

@@ -11,6 +11,7 @@ OPTIONS = {
     "lr-find": ["DATA", "--model", "--weights", "--recipe", "--seed", "--set", "--steps", "--html", "--json"],
     "probe": ["MODEL", "DATA", "--model", "--method", "--shots", "--seeds", "--json"],
     "evaluate": ["MODEL", "DATA", "--model", "--split", "--protocol", "--json", "--html", "--csv"],
+    "report": ["RUN", "--json", "--html"],
     "predict": ["MODEL", "IMAGE_OR_FOLDER", "--model", "--top", "--json", "--csv"],
     "convert": ["SOURCE", "OUT", "--to", "--model", "--allow-loss"],
     "inspect": ["SOURCE", "--model", "--json"],
