@@ -6,10 +6,10 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from vitrail.evaluate.charts import rate_chart
-from vitrail.report import printable, sentence
+from vitrail.report import printable
 from vitrail.train.lr_find import LrFinding
 
-SHOWN = 3.0  # times the first loss; above it a diverging curve would flatten all that matters
+SHOWN = 1.5  # times the first loss; above it a diverging curve would flatten all that matters
 
 
 def summary(found: LrFinding) -> str:
@@ -37,7 +37,7 @@ def render(found: LrFinding) -> str:
         style=Markup(style),
         found=found,
         chart=_chart(found) if len(found.points) > 1 else None,
-        lines=[sentence(line) for line in summary(found).splitlines() if not line.startswith("use it")],
+        lines=[line for line in summary(found).splitlines() if not line.startswith("use it")],
         name=printable(found.data),
     )
 

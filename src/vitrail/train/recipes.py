@@ -87,7 +87,7 @@ def probe(summary: DataSummary, base: ModelConfig | None = None, preprocess: Pre
     """From published weights, which stay as they are: a linear head on their features, solved for and not trained.
 
     Source: linear probing by multinomial logistic regression with L-BFGS, the penalty chosen on training images held
-    out for it (Kornblith et al. 2019, appendix A.6), on unaugmented features computed once. A model whose head reads
+    out for it (as Kornblith et al. 2019 do), on unaugmented features computed once. A model whose head reads
     the class token gets the head of DINOv2's larger classifiers (Oquab et al. 2023): the class tokens of the last four
     blocks beside the mean of the patches; `--set model.pool=token --set model.pool_blocks=1` leaves the head as it was.
     Without chance: the seed changes nothing. `--set head_solver=ridge` for the closed form.
