@@ -9,14 +9,14 @@ Axes: N images, D features, K classes.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vitrail.errors import DataError, UnknownName, WeightsError
+from vitrail.errors import DataError, WeightsError
 
 Method = Literal["logistic", "ridge"]
 Wide = Float[Tensor, "N D"]
@@ -50,10 +50,8 @@ def fit_head(features: Wide, labels: Int[Tensor, " N"], classes: int, method: Me
     Outputs are then scaled by the one factor under which the leave-one-out predictions have the least cross entropy, so
     that they can be read as logits; no decision changes by it.
     A class without images is never predicted. Raises DataError without images, WeightsError where a feature is not
-    finite, UnknownName for another method.
+    finite.
     """
-    if method not in get_args(Method):
-        raise UnknownName("head solver", method, get_args(Method))
     if not len(features):
         raise DataError("a head needs images to be fitted to, found none")
     if not bool(features.isfinite().all()):

@@ -10,14 +10,16 @@ import torch
 
 from vitrail import __version__
 from vitrail.config import DataConfig, Recipe
+from vitrail.data.sampler import class_counts
 from vitrail.data.sources import Dataset, open_dataset
 from vitrail.errors import ConfigError, UnknownName
 from vitrail.models.catalog import find_model
 from vitrail.train.folder import IDENTITY, open_run
 from vitrail.train.loop import Precision, find_precision
+from vitrail.train.loss import needs_counts
 from vitrail.train.progress import Progress
 from vitrail.train.recipes import FROM_SCRATCH, RECIPES, check_recipe
-from vitrail.train.settings import change, parse_changes, total_steps
+from vitrail.train.settings import change, parse_changes, total_epochs, total_steps
 from vitrail.train.start import Start, find_start
 from vitrail.train.summary import summarise
 
@@ -37,11 +39,17 @@ class Job:
     device: torch.device
     run: dict[str, Any]  # run.json
     notify: Notify
+    counts: list[int] | None  # training images of each class, where the loss or the sampler depends on them
 
     @property
     def n_train(self) -> int:
         """Images that are trained on."""
         return len(self.dataset.split("train"))
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training images of the whole run."""
+        return total_epochs(self.recipe, self.n_train)
 
     def epoch(self, step: int) -> float:
         """Passes over the training images that are done after `step` steps."""
@@ -61,12 +69,13 @@ def decide(
     """Resolve what the user asked for (see `run.train`) into a Job, and open its run folder."""
     plan = choose(data, model, weights, recipe, seed, overrides)
     chosen, n_train = plan.recipe, len(plan.dataset.split("train"))
+    counts = find_counts(plan)
     folder = Path(out) if out else Path("runs") / f"{plan.dataset.name}-{chosen.name}-seed{chosen.seed}"
     device = find_device()
     run = describe(plan.dataset, chosen, plan.start, find_precision(chosen.precision, device), device)
     run = open_run(folder, run)
     steps = total_steps(chosen, n_train)
-    return Job(plan.dataset, chosen, plan.start, folder, steps, run["precision"], device, run, notify)
+    return Job(plan.dataset, chosen, plan.start, folder, steps, run["precision"], device, run, notify, counts)
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,13 @@ class Plan:
     dataset: Dataset
     recipe: Recipe
     start: Start | None
+
+
+def find_counts(plan: Plan) -> list[int] | None:
+    """Training images of each class, where the recipe asks for them."""
+    if not needs_counts(plan.recipe.optim) and plan.recipe.data.sampler != "balanced":
+        return None
+    return class_counts(torch.from_numpy(plan.dataset.split("train").labels), plan.dataset.classes)
 
 
 def find_device() -> torch.device:

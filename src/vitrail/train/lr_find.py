@@ -11,12 +11,12 @@ from pydantic import Field
 from vitrail.config import Config
 from vitrail.data.loader import TrainLoader
 from vitrail.errors import ConfigError
-from vitrail.train.job import Plan, choose, find_device
-from vitrail.train.loop import find_precision, split, step_rng, train_step
-from vitrail.train.optim import make_optimizer
+from vitrail.train.job import Job, choose, find_counts, find_device
+from vitrail.train.loop import find_precision, step_that_fits
+from vitrail.train.loss import make_loss
+from vitrail.train.run import new_state
 from vitrail.train.settings import total_steps
 from vitrail.train.solve import solve_head
-from vitrail.train.start import build_model
 
 LOWEST, HIGHEST = 1e-6, 10.0
 STEPS = 100
@@ -65,17 +65,32 @@ def find_lr(
 ) -> LrFinding:
     """Run the range test on what `train` would train with the same arguments; nothing is written, no file changed.
 
-    Model, batches, augmentation, optimiser, loss and layer-wise rates are the recipe's; its schedule is replaced by
-    rates that grow from 1e-6 to 10, each by the same factor. It ends where the smoothed loss is four times its lowest,
-    or no longer finite. `notify(step, steps)` is called after each step. Raises ConfigError where the recipe takes no
-    steps, and what `train` raises.
+    Model, batches, augmentation, optimiser, loss and layer-wise rates are the recipe's; all that trains does so from
+    the first step, and the schedule is replaced by rates that grow from 1e-6 to 10, each by the same factor. It ends
+    where the smoothed loss is four times its lowest, or no longer finite. `notify(step, steps)` is called after each
+    step. Raises ConfigError where the recipe takes no steps, and what `train` raises.
     """
     if steps < FEWEST:
         raise ConfigError(f"a range test needs at least {FEWEST} steps, found {steps}")
     plan = choose(data, model, weights, recipe, seed, overrides)
-    if not total_steps(plan.recipe, len(plan.dataset.split("train"))):
+    total = total_steps(plan.recipe, len(plan.dataset.split("train")))
+    if not total:
         raise ConfigError(f"the recipe {plan.recipe.name} takes no steps, so it has no rate to find: choose another")
-    points, diverged = sweep(plan, steps, notify)
+    device = find_device()
+    precision = find_precision(plan.recipe.precision, device)
+    job = Job(
+        plan.dataset,
+        plan.recipe,
+        plan.start,
+        Path(),
+        total,
+        precision,
+        device,
+        {},
+        lambda news: None,
+        find_counts(plan),
+    )
+    points, diverged = sweep(job, steps, notify)
     best = suggest(points)
     return LrFinding(
         data=plan.dataset.name,
@@ -90,23 +105,22 @@ def find_lr(
     )
 
 
-def sweep(plan: Plan, steps: int, notify: Callable[[int, int], None] | None) -> tuple[tuple[LrPoint, ...], bool]:
+def sweep(job: Job, steps: int, notify: Callable[[int, int], None] | None) -> tuple[tuple[LrPoint, ...], bool]:
     """The points of the test, and whether it ended because the loss diverged."""
-    recipe, source, device = plan.recipe, plan.dataset.split("train"), find_device()
-    network = build_model(recipe, plan.start).to(device)
+    recipe, source, state = job.recipe, job.dataset.split("train"), new_state(job)
     if recipe.head_solver != "none":
-        solve_head(network, recipe, source)
-    optimizer = make_optimizer(network, network.config, recipe.optim)
-    precision = find_precision(recipe.precision, device)
+        solve_head(state.model, recipe, source)
+    objective = make_loss(recipe.optim, job.counts, job.device)
     loader = TrainLoader(source, recipe.preprocess, recipe.augment, recipe.data, recipe.seed)
     points: list[LrPoint] = []
     mean, lowest = 0.0, math.inf
     for step, batch in enumerate(loader.batches(0, steps)):
         lr = LOWEST * (HIGHEST / LOWEST) ** (step / (steps - 1))
-        network.train()
-        with step_rng(recipe.seed, step, device):
-            parts = split(batch, recipe.optim.accumulate, device)
-            loss, _, moved = train_step(network, optimizer, parts, lr, recipe.optim, precision)
+        state.model.train()
+        loss, _, moved = step_that_fits(
+            state, batch, lr, recipe.optim, recipe.seed, job.precision, objective, job.device
+        )
+        state.step += 1
         if not moved:
             return tuple(points), True
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss

@@ -36,6 +36,12 @@ def solve_head(
     """
     if recipe.head_solver == "none":
         raise ValueError("the recipe solves for no head")
+    optim = recipe.optim
+    if recipe.data.sampler == "balanced" or optim.class_weights == "balanced" or optim.logit_adjustment:
+        raise ConfigError(
+            "a head is solved for with every image weighing the same: set head_solver=none, or leave data.sampler, "
+            "optim.class_weights and optim.logit_adjustment as they are"
+        )
     method: Method = recipe.head_solver
     if any(head.bias is None for head in heads(model)):
         raise ConfigError("head_solver needs a head with a bias, and this model's has none: set head_solver=none")

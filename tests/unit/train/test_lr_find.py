@@ -76,7 +76,10 @@ def test_a_loss_that_explodes_ends_the_test(folder: Path) -> None:
         ({"steps": 19}, "a range test needs at least 20 steps, found 19"),
         ({"recipe": "probe"}, "the recipe probe starts from trained weights"),
         ({"overrides": ["epochs=0", "head_solver=ridge"]}, "the recipe scratch_small takes no steps"),
-        ({"overrides": ["epochs=0"]}, "epochs=0 trains nothing: set head_solver to logistic or ridge"),
+        (
+            {"overrides": ["epochs=0"]},
+            "epochs=0 trains nothing: set epochs or steps above 0, or head_solver=ridge or logistic",
+        ),
     ],
 )
 def test_mistakes_are_sentences(folder: Path, options: dict[str, Any], text: str) -> None:
