@@ -86,7 +86,7 @@ def direct_logit_attribution(model: ViT, images: Images) -> Attribution:
         each = torch.einsum("bhd,ohd->bho", part.heads[:, :, 0], weight)
         heads.append(to_logits(block.scale1(each)))
         bias = block.attention.out.bias
-        biases.append(to_logits(block.scale1(bias.expand(len(images), -1))))
+        biases.append(to_logits(block.scale1(bias.expand(len(images), 1, -1))[:, 0]))
         mlps.append(to_logits((part.after_mlp - part.after_attention)[:, 0]))
     embedding = to_logits(entering[:, 0])
     constant = head.weight @ model.norm.bias + (0 if head.bias is None else head.bias)

@@ -1,5 +1,6 @@
 """Sums that must be exact, and representations with a known answer."""
 
+import dataclasses
 import math
 
 import pytest
@@ -101,23 +102,23 @@ def test_the_importance_of_a_head_is_what_the_logit_loses_by_its_mean() -> None:
     assert abs(float(found[1, 1, 2]) - float(lost[1, 5])) < 1e-10
 
 
-def _record(attention: Tensor, prefix: int) -> Trace:
-    none = torch.empty(0)
-    places = torch.arange(attention.shape[-1] - prefix)
-    return Trace(None, none, (BlockTrace({"attention": attention}),), none, none, none, places, prefix)
+def _record(attention: Tensor) -> Trace:
+    model, x = make()
+    _, record = trace(model, x[:1])
+    return dataclasses.replace(record, blocks=(BlockTrace({"attention": attention}),))
 
 
 def test_attention_distance_of_known_attention() -> None:
     model, x = make()  # 4 x 6 patches of 4 px
     tokens = model.config.tokens
     eye = torch.eye(tokens, dtype=torch.float64).expand(1, 3, -1, -1)
-    assert gap(attention_distance(model, _record(eye, 1)), torch.zeros(())) == 0.0
+    assert gap(attention_distance(model, _record(eye)), torch.zeros(())) == 0.0
     even = torch.full((1, 3, tokens, tokens), 1 / tokens, dtype=torch.float64)
     pairs = [math.dist(a, b) for a in _points() for b in _points()]
-    assert abs(float(attention_distance(model, _record(even, 1))[0, 0, 0]) - sum(pairs) / len(pairs)) < 1e-10
-    assert abs(float(prefix_mass(_record(even, 1))[0, 0, 0]) - 1 / tokens) < 1e-12
-    assert abs(float(attention_entropy(_record(even, 1))[0, 0, 0]) - math.log(tokens)) < 1e-10
-    assert gap(attention_entropy(_record(eye, 1)), torch.zeros(())) < 1e-12
+    assert abs(float(attention_distance(model, _record(even))[0, 0, 0]) - sum(pairs) / len(pairs)) < 1e-10
+    assert abs(float(prefix_mass(_record(even))[0, 0, 0]) - 1 / tokens) < 1e-12
+    assert abs(float(attention_entropy(_record(even))[0, 0, 0]) - math.log(tokens)) < 1e-10
+    assert gap(attention_entropy(_record(eye)), torch.zeros(())) < 1e-12
     found = attention_distance(model, trace(model, x)[1])
     assert found.shape == (2, 3, 3) and (found <= max(pairs)).all() and (found > 0).all()
 
