@@ -13,6 +13,7 @@ KINDS: dict[str, dict[str, object]] = {
     "gap": {"pool": "gap"},
     "map": {"pool": "map"},
     "token beside the mean": {"pool": "token_gap", "registers": 2},
+    "several blocks": {"pool": "token_gap", "pool_blocks": 2},
     "distilled": {"distillation_token": True},
     "rotary, registers": {"position": "rope", "registers": 3, "norm_after_pool": True, "pool": "gap"},
     "sines, no prefix": {"position": "sincos2d", "pool": "gap", "class_token": False},

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitrail.models.trace import Trace, trace
+from vitrail.models.trace import Trace, pooled_at, trace
 from vitrail.models.vit import ViT
 from vitrail.types import Images, Labels
 
@@ -98,8 +98,8 @@ def legrad(model: ViT, images: Images, classes: Labels) -> Maps:
     to its attention, mean over heads, queries and blocks. A block's score is the head's, read from its tokens."""
     _, record = trace(model, images, parts=("attention", "after_mlp"), gradients=True)
     total: Tensor | None = None
-    for block in record.blocks:
-        score = model.classify(model.pool(block.after_mlp)).gather(1, classes[:, None]).sum()
+    for depth, block in enumerate(record.blocks, 1):
+        score = model.classify(pooled_at(model, record, depth)).gather(1, classes[:, None]).sum()
         (gradient,) = torch.autograd.grad(score, block.attention, retain_graph=True)
         positive = gradient.clamp(min=0).mean(dim=(1, 2))[:, model.config.prefix :]
         total = positive if total is None else total + positive

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitrail.errors import ConfigError
-from vitrail.models.trace import Trace, trace
+from vitrail.models.trace import Trace, pooled_at, trace
 from vitrail.models.vit import ViT
 from vitrail.types import Images, Logits
 
@@ -18,9 +18,8 @@ def logit_lens(model: ViT, record: Trace) -> Float[Tensor, "L B K"]:
     The last is the model's answer. The final norm and the head were trained on the last block's tokens only: early
     answers are off their ground and say little.
     """
-    depths = [record.embedded, *(block.after_mlp for block in record.blocks)]
     with torch.no_grad():
-        return torch.stack([model.classify(model.pool(x)) for x in depths])
+        return torch.stack([model.classify(pooled_at(model, record, depth)) for depth in range(len(record.blocks) + 1)])
 
 
 def patch_lens(model: ViT, record: Trace) -> Float[Tensor, "L B P K"]:

@@ -32,9 +32,7 @@ def logits_without(model: ViT, images: Images, kept: Float[Tensor, "B P"]) -> Fl
             places = kept.to(x).argsort(dim=1, descending=True, stable=True)[:, :count].sort(dim=1).values
             patches = x[:, prefix:].gather(1, places[..., None].expand(-1, -1, x.shape[2]))
             x = torch.cat([x[:, :prefix], patches], dim=1)
-            for block in model.blocks:
-                x = block(x)
-            return model.classify(model.pool(x))
+            return model.classify(model.run(x, None))
     finally:
         model.train(training)
 

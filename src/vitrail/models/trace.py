@@ -148,6 +148,15 @@ def trace(
         model.train(training)
 
 
+def pooled_at(model: ViT, record: Trace, depth: int) -> Tensor:
+    """What the head would see if the network ended behind the embedding (0) or behind block `depth`, counted from 1.
+
+    A head that reads several blocks reads the embedding in place of those before the first.
+    """
+    stream = [record.embedded] * model.config.pool_blocks + [b.after_mlp for b in record.blocks[:depth]]
+    return model.pool(stream[-1], stream[:-1])
+
+
 def _trace(
     model: ViT, images: Images, parts: frozenset[str], change: Intervention, clean: Trace | None
 ) -> tuple[Logits, Trace]:
@@ -162,11 +171,13 @@ def _trace(
         patches, embedded = _embed(model, images, change, places)
         x = embedded
     turn = _rotation(model, images, change, places)
+    stream = [] if model.config.pool_blocks == 1 else [b.after_mlp for b in blocks]
     for index, block in enumerate(model.blocks[first:], first):
         record = _block(block, x, turn, parts | {"after_mlp"}, index, change)
         x = record["after_mlp"]
+        stream.append(x)
         blocks.append(BlockTrace({name: record[name] for name in PARTS if name in parts}))
-    pooled = model.pool(x)
+    pooled = model.pool(x, stream[:-1])
     logits = model.classify(pooled)
     return logits, Trace(patches, embedded, tuple(blocks), model.norm(x), pooled, logits, places, model.config.prefix)
 

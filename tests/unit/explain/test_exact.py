@@ -61,7 +61,8 @@ def test_the_lens_ends_at_the_logits(kind: str) -> None:
     assert gap(lens[-1], model(x)) < 1e-12
     off = Intervention(attention={1: "zero"}, mlp={1: "zero"})
     silent = logit_lens(model, trace(model, x, change=off)[1])
-    assert torch.equal(silent[1], silent[2])
+    if kind != "several blocks":  # whose head reads the block before, too
+        assert torch.equal(silent[1], silent[2])
 
 
 def test_the_lens_of_each_patch_is_the_head_s_answer_to_it() -> None:
