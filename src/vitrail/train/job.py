@@ -71,6 +71,11 @@ def decide(
     summary = summarise(dataset)
     chosen = RECIPES[name](summary, base, start.preprocess if start else None)
     chosen = change(chosen, {"seed": seed, **changes}, n_train=summary.n_train, from_weights=start is not None)
+    if chosen.lora.rank and start is None:
+        raise ConfigError(
+            f"lora.rank={chosen.lora.rank} trains small updates of trained weights: name some with --weights, "
+            "or set lora.rank=0"
+        )
     if start and weights and chosen.model.image_size != start.model.config.image_size:
         start = find_start(weights, model, dataset.classes, chosen.model.image_size)
     folder = Path(out) if out else Path("runs") / f"{dataset.name}-{name}-seed{chosen.seed}"

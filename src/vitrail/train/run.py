@@ -24,6 +24,7 @@ from vitrail.report import Report, write_text
 from vitrail.train.folder import CHECKPOINTS, MODEL, Metrics, finish_run, only_writer
 from vitrail.train.job import Job, Notify, decide
 from vitrail.train.loop import Step, train_steps
+from vitrail.train.lora import count_trained, merged
 from vitrail.train.optim import make_optimizer
 from vitrail.train.progress import Progress, duration, print_line
 from vitrail.train.settings import evaluation_steps
@@ -233,7 +234,7 @@ def finish(job: Job, state: TrainState, metrics: Metrics, pace: Pace) -> RunResu
         "seconds": round(pace.total, 1),
     }
     labels, record = LabelSet(job.dataset.classes), model_record(job, state, more)
-    write_model_folder(job.folder / MODEL, state.result, job.recipe.preprocess, labels, record)
+    write_model_folder(job.folder / MODEL, merged(state.result), job.recipe.preprocess, labels, record)
     report.save(job.folder / "evaluation.json")
     write_text(job.folder / PREDICTIONS_FILE, to_csv(results))
     pictures = picture_mistakes(report, job.dataset)
@@ -267,9 +268,11 @@ def opening(job: Job, state: TrainState) -> str:
     recipe, splits = job.recipe, job.run["data"]["splits"]
     counts = ", ".join(f"{count:,} {name}" for name, count in splits.items())
     rows, cols = recipe.model.image_size
+    trained = f" ({count_trained(state.model):,} train: updates of rank {recipe.lora.rank} and the head)"
     text = (
         f"{job.dataset.name}: {len(job.dataset.classes)} classes, {counts} images. "
-        f"Training from {job.start.source if job.start else 'scratch'}: {parameters(recipe.model):,} parameters at "
+        f"Training from {job.start.source if job.start else 'scratch'}: {parameters(recipe.model):,} parameters"
+        f"{trained if recipe.lora.rank else ''} at "
         f"{rows} x {cols} px, {job.steps:,} steps ({recipe.epochs:g} epochs) in {job.precision}."
     )
     if recipe.expected:
