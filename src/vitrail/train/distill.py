@@ -75,8 +75,8 @@ def seen_by(teacher: Preprocess, images: Images, student: Preprocess) -> Float[T
     """Images normalised for the student as the teacher wants them.
 
     Normalised anew where mean or std differ; resized, with the teacher's interpolation, where sizes do. What the
-    training crop shows is what is shown: the teacher's own crop is for whole photos. Up to rounding this is what the
-    teacher's preprocessing makes of the same pixels, but for the rounding to 256 levels of its resizing.
+    training crop shows is what is shown: the teacher's own crop is for whole photos. It is what the teacher's
+    preprocessing makes of the same pixels, but for the rounding to 256 levels in both passes of its resizing.
     """
     same = (teacher.mean, teacher.std) == (student.mean, student.std)
     if same and teacher.size == student.size:

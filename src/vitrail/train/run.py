@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from vitrail.data.loader import TrainLoader
-from vitrail.errors import ConfigError, WeightsError
+from vitrail.errors import ConfigError, WeightsError, WorkerDied
 from vitrail.evaluate import evaluate_each, picture_mistakes, render
 from vitrail.evaluate.predictions import PREDICTIONS_FILE, ImageResult, to_csv
 from vitrail.inference import Classifier
@@ -145,6 +145,10 @@ def fit(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stop
                 save(job, state, pace)
                 saved = time.monotonic()
             mark = time.monotonic()
+    except WorkerDied:  # between two steps
+        save(job, state, pace)
+        tell_stopped(job, state)
+        raise
     except Stop:
         save(job, state, pace)
         tell_stopped(job, state)
