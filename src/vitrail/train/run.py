@@ -20,13 +20,13 @@ from vitrail.evaluate import evaluate_each, picture_mistakes, render
 from vitrail.evaluate.predictions import PREDICTIONS_FILE, ImageResult, to_csv
 from vitrail.inference import Classifier
 from vitrail.models.cost import parameters
-from vitrail.report import Report, write_text
+from vitrail.report import Report, duration, write_text
 from vitrail.train.folder import CHECKPOINTS, MODEL, Metrics, finish_run, only_writer
 from vitrail.train.job import Job, Notify, decide
 from vitrail.train.loop import Step, train_steps
 from vitrail.train.lora import count_trained, merged
 from vitrail.train.optim import make_optimizer
-from vitrail.train.progress import Progress, duration, print_line
+from vitrail.train.progress import Progress, print_line
 from vitrail.train.settings import evaluation_steps
 from vitrail.train.signals import Stopped, stop_signals
 from vitrail.train.start import build_model

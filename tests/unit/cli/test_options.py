@@ -9,6 +9,7 @@ OPTIONS = {
     "demo": ["--out", "--seed"],
     "train": ["DATA", "--model", "--weights", "--recipe", "--out", "--seed", "--set"],
     "evaluate": ["MODEL", "DATA", "--model", "--split", "--protocol", "--json", "--html", "--csv"],
+    "report": ["RUN", "--json", "--html"],
     "predict": ["MODEL", "IMAGE_OR_FOLDER", "--model", "--top", "--json", "--csv"],
     "convert": ["SOURCE", "OUT", "--to", "--model", "--allow-loss"],
     "inspect": ["SOURCE", "--model", "--json"],
