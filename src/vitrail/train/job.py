@@ -16,9 +16,11 @@ from vitrail.models.catalog import find_model
 from vitrail.train.folder import IDENTITY, open_run
 from vitrail.train.loop import Precision, find_precision
 from vitrail.train.progress import Progress
-from vitrail.train.recipes import RECIPES, summarise
+from vitrail.train.recipes import FROM_SCRATCH, RECIPES, check_recipe
 from vitrail.train.settings import change, parse_changes, total_steps
+from vitrail.train.sinks import check_tensorboard
 from vitrail.train.start import Start, find_start
+from vitrail.train.summary import summarise
 
 Notify = Callable[[Progress], None]
 
@@ -61,8 +63,8 @@ def decide(
     name = recipe or ("finetune" if weights else "scratch_small")
     if name not in RECIPES:
         raise UnknownName("recipe", name, RECIPES)
-    if name == "scratch_small" and weights:
-        raise ConfigError("the recipe scratch_small starts from random weights: leave out --weights, or use finetune")
+    if name in FROM_SCRATCH and weights:
+        raise ConfigError(f"the recipe {name} starts from random weights: leave out --weights, or use finetune")
     changes = parse_changes(overrides)
     dataset = open_dataset(data, val_share=_val_share(changes))
     dataset.validation  # noqa: B018  # without held-out images a run could only end in an error
@@ -71,11 +73,14 @@ def decide(
     summary = summarise(dataset)
     chosen = RECIPES[name](summary, base, start.preprocess if start else None)
     chosen = change(chosen, {"seed": seed, **changes}, n_train=summary.n_train, from_weights=start is not None)
+    check_recipe(chosen, summary)
     if chosen.lora.rank and start is None:
         raise ConfigError(
             f"lora.rank={chosen.lora.rank} trains small updates of trained weights: name some with --weights, "
             "or set lora.rank=0"
         )
+    if chosen.tensorboard:
+        check_tensorboard()
     if start and weights and chosen.model.image_size != start.model.config.image_size:
         start = find_start(weights, model, dataset.classes, chosen.model.image_size)
     folder = Path(out) if out else Path("runs") / f"{dataset.name}-{name}-seed{chosen.seed}"
@@ -90,7 +95,7 @@ def describe(
     dataset: Dataset, recipe: Recipe, start: Start | None, precision: Precision, device: torch.device
 ) -> dict[str, Any]:
     """run.json as it is when a run begins. The identity leaves out what cannot change the result."""
-    settings = recipe.model_dump(mode="json", exclude={"expected": True, "data": {"workers"}})
+    settings = recipe.model_dump(mode="json", exclude={"expected": True, "tensorboard": True, "data": {"workers"}})
     return {
         "version": 1,
         IDENTITY: {"recipe": settings, "data": dataset.fingerprint, "weights": start.sha256 if start else None},

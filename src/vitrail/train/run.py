@@ -8,6 +8,7 @@ import math
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from vitrail.train.optim import make_optimizer
 from vitrail.train.progress import Progress, print_line
 from vitrail.train.settings import evaluation_steps
 from vitrail.train.signals import Stopped, stop_signals
+from vitrail.train.sinks import TensorBoard
 from vitrail.train.start import build_model
 from vitrail.train.state import TrainState, new_average, resume, save_checkpoint
 from vitrail.types import LabelSet
@@ -100,10 +102,12 @@ def train(
     Raises a UserError for what the user can mend: ConfigError, UnknownName, DataError, WeightsError, StorageError.
     """
     job = decide(data, model, weights, recipe, out, seed, overrides, notify)
-    with only_writer(job.folder):
-        state, metrics = new_state(job), Metrics(job.folder)
+    with only_writer(job.folder), closing(Metrics(job.folder)) as metrics:
+        state = new_state(job)
         record = resume(job.folder / CHECKPOINTS, state, lambda text: notify(Progress("message", text=text)))
         metrics.truncate(state.step)
+        if job.recipe.tensorboard:
+            metrics.sink = TensorBoard(job.folder, state.step, lambda text: notify(Progress("message", text=text)))
         pace = Pace(seconds=record["seconds"], broken=record["broken"]) if record else Pace()
         notify(Progress("start", state.step, job.steps, epochs=job.recipe.epochs, text=opening(job, state)))
         with stop_signals() as stopped:
