@@ -10,6 +10,7 @@ import pytest
 
 from pictures import class_folders
 from vitrail.errors import MissingExtra
+from vitrail.train import job as job_module
 from vitrail.train.progress import Progress
 from vitrail.train.run import train
 from vitrail.train.sinks import TAGS, TensorBoard, check_tensorboard
@@ -49,7 +50,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> type[Writer]:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     monkeypatch.setattr(Writer, "made", [])
     monkeypatch.setattr(Writer, "fatal", "")
-    monkeypatch.setattr("vitrail.train.job.check_tensorboard", lambda: None)
+    monkeypatch.setattr(job_module, "check_tensorboard", lambda: None)
     return Writer
 
 
