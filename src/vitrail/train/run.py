@@ -22,10 +22,12 @@ from vitrail.evaluate.predictions import PREDICTIONS_FILE, ImageResult, to_csv
 from vitrail.inference import Classifier
 from vitrail.models.cost import parameters
 from vitrail.report import Report, duration, write_text
+from vitrail.train.distill import Distillation
 from vitrail.train.folder import CHECKPOINTS, MODEL, Metrics, finish_run, only_writer
 from vitrail.train.job import Job, Notify, decide
 from vitrail.train.loop import Step, train_steps
 from vitrail.train.lora import count_trained, merged
+from vitrail.train.loss import Objective, make_loss
 from vitrail.train.optim import make_optimizer
 from vitrail.train.progress import Progress, print_line
 from vitrail.train.settings import evaluation_steps
@@ -33,6 +35,7 @@ from vitrail.train.signals import Stopped, stop_signals
 from vitrail.train.sinks import TensorBoard
 from vitrail.train.start import build_model
 from vitrail.train.state import TrainState, new_average, resume, save_checkpoint
+from vitrail.train.wrap import wrap_blocks
 from vitrail.types import LabelSet
 from vitrail.weights.checkpoint import write_model_folder
 
@@ -109,7 +112,7 @@ def train(
         if job.recipe.tensorboard:
             metrics.sink = TensorBoard(job.folder, state.step, lambda text: notify(Progress("message", text=text)))
         pace = Pace(seconds=record["seconds"], broken=record["broken"]) if record else Pace()
-        notify(Progress("start", state.step, job.steps, epochs=job.recipe.epochs, text=opening(job, state)))
+        notify(Progress("start", state.step, job.steps, epochs=job.epochs, text=opening(job, state)))
         with stop_signals() as stopped:
             fit(job, state, metrics, pace, stopped)
         try:
@@ -123,7 +126,9 @@ def new_state(job: Job) -> TrainState:
     """Model, optimiser and averaged weights at step 0."""
     model = build_model(job.recipe, job.start).to(job.device)
     optim = job.recipe.optim
-    return TrainState(model, make_optimizer(model, model.config, optim), new_average(model) if optim.ema else None)
+    state = TrainState(model, make_optimizer(model, model.config, optim), new_average(model) if optim.ema else None)
+    wrap_blocks(model, compile=job.recipe.compile, checkpointing=job.recipe.checkpointing)
+    return state
 
 
 def fit(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stopped) -> None:
@@ -137,7 +142,11 @@ def fit(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stop
             score(job, state, metrics, pace, stopped)
         batches = loader.batches(state.step, job.steps)
         saved = mark = time.monotonic()
-        for step in train_steps(state, batches, job.steps, recipe.optim, recipe.seed, job.precision):
+        objective, halvings = make_objective(job), state.halvings
+        for step in train_steps(state, batches, job.steps, recipe.optim, recipe.seed, job.precision, objective):
+            if state.halvings > halvings:
+                halvings = state.halvings
+                tell_smaller(job, step)
             pace.add(step.loss, time.monotonic() - mark)
             pace.broken = loader.broken
             log(job, step, metrics, pace)
@@ -161,6 +170,25 @@ def fit(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stop
         raise KeyboardInterrupt from None
 
 
+def make_objective(job: Job) -> Objective:
+    """What the run minimises: the recipe's loss on the labels, with a teacher's answers beside it where it has one."""
+    labels = make_loss(job.recipe.optim, job.counts, job.device)
+    if job.teacher is None:
+        return labels
+    return Distillation(job.teacher.to(job.device), job.recipe.distill, labels.of, job.recipe.preprocess)
+
+
+def tell_smaller(job: Job, step: Step) -> None:
+    """Say that memory ran out, what was done about it, and what avoids it."""
+    size = -(-step.images // step.parts)
+    text = (
+        f"Step {step.step} did not fit in memory: from here on each step of {step.images} images is computed in "
+        f"{step.parts} parts of up to {size}, with the same loss. "
+        f"--set accumulate={step.parts} starts a run so."
+    )
+    job.notify(Progress("message", step.step, job.steps, text=text))
+
+
 def tell_stopped(job: Job, state: TrainState) -> None:
     """Say how far the run came and how to continue it."""
     text = f"Stopped after step {state.step} of {job.steps}; saved in {job.folder}. The same command continues."
@@ -178,7 +206,9 @@ def log(job: Job, step: Step, metrics: Metrics, pace: Pace) -> None:
     if step.step % math.ceil(job.steps / LOGGED) == 0 or step.step == job.steps or step.skipped:
         row = {"step": step.step, "epoch": round(epoch, 6), "lr": step.lr, "seconds": round(pace.total, 3)}
         values = {"loss": step.loss, "gradient_norm": step.gradient_norm}
-        metrics.append({**row, **({"skipped": True} if step.skipped else values)})
+        source = job.dataset.split("train")
+        skipped = {"skipped": True, "images": [source.id(index) for index in step.index.tolist()]}
+        metrics.append({**row, **(skipped if step.skipped else values)})
     per_step = sum(pace.times) / len(pace.times)
     job.notify(
         Progress(
@@ -186,7 +216,7 @@ def log(job: Job, step: Step, metrics: Metrics, pace: Pace) -> None:
             step.step,
             job.steps,
             epoch,
-            job.recipe.epochs,
+            job.epochs,
             loss=sum(pace.losses) / len(pace.losses) if pace.losses else None,
             lr=step.lr,
             images_per_second=step.images / per_step,
@@ -199,13 +229,13 @@ def log(job: Job, step: Step, metrics: Metrics, pace: Pace) -> None:
 def score(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stopped) -> Measured:
     """Evaluate on the images that training watches, and log it. Raises Stop where a signal asks for it."""
     epoch = job.epoch(state.step)
-    job.notify(Progress("evaluating", state.step, job.steps, epoch, job.recipe.epochs, top1=pace.top1))
+    job.notify(Progress("evaluating", state.step, job.steps, epoch, job.epochs, top1=pace.top1))
     report, results = measure(job, state, job.dataset.validation, stopped)
     pace.top1 = report.top1
     if state.step not in metrics.scored:  # it is where a run was killed while it finished
         row = {"step": state.step, "epoch": round(epoch, 6), "val_top1": report.top1, "val_nll": report.nll}
         metrics.append({**row, "val_images": report.images, "seconds": round(pace.total, 3)})
-    job.notify(Progress("epoch", state.step, job.steps, epoch, job.recipe.epochs, top1=report.top1))
+    job.notify(Progress("epoch", state.step, job.steps, epoch, job.epochs, top1=report.top1))
     return report, results
 
 
@@ -253,7 +283,7 @@ def finish(job: Job, state: TrainState, metrics: Metrics, pace: Pace) -> RunResu
         f"Done in {duration(pace.total)}: {100 * report.top1:.2f} % of {report.images:,} held-out images right "
         f"({report.data.split}); everything is in {job.folder}."
     )
-    epochs = job.recipe.epochs
+    epochs = job.epochs
     job.notify(Progress("done", state.step, job.steps, epochs, epochs, top1=report.top1, text=text))
     return RunResult(job.folder, report)
 
@@ -265,6 +295,7 @@ def model_record(job: Job, state: TrainState, more: Mapping[str, Any]) -> dict[s
         **{key: job.run[key] for key in ("recipe", "data", "seed", "precision", "versions", "started_from")},
         "started_from_sha256": job.start.sha256 if job.start else None,
         "licence": job.start.licence if job.start else None,
+        "teacher": {"source": job.teacher.source, "sha256": job.teacher.sha256} if job.teacher else None,
         "averaged": state.average is not None,
         "selection": SELECTION,
         **more,
@@ -281,8 +312,10 @@ def opening(job: Job, state: TrainState) -> str:
         f"{job.dataset.name}: {len(job.dataset.classes)} classes, {counts} images. "
         f"Training from {job.start.source if job.start else 'scratch'}: {parameters(recipe.model):,} parameters"
         f"{trained if recipe.lora.rank else ''} at "
-        f"{rows} x {cols} px, {job.steps:,} steps ({recipe.epochs:g} epochs) in {job.precision}."
+        f"{rows} x {cols} px, {job.steps:,} steps ({job.epochs:.4g} epochs) in {job.precision}."
     )
+    if job.teacher:
+        text += f" Its teacher is {job.teacher.source}."
     if recipe.expected:
         text += f" Expected: {recipe.expected}."
     if state.step:
