@@ -24,12 +24,14 @@ from vitrail.report import Report, duration, write_text
 from vitrail.train.folder import CHECKPOINTS, MODEL, Metrics, finish_run, only_writer
 from vitrail.train.job import Job, Notify, decide
 from vitrail.train.loop import Step, train_steps
+from vitrail.train.loss import make_loss
 from vitrail.train.optim import make_optimizer
 from vitrail.train.progress import Progress, print_line
 from vitrail.train.settings import evaluation_steps
 from vitrail.train.signals import Stopped, stop_signals
 from vitrail.train.start import build_model
 from vitrail.train.state import TrainState, new_average, resume, save_checkpoint
+from vitrail.train.wrap import wrap_blocks
 from vitrail.types import LabelSet
 from vitrail.weights.checkpoint import write_model_folder
 
@@ -104,7 +106,7 @@ def train(
         record = resume(job.folder / CHECKPOINTS, state, lambda text: notify(Progress("message", text=text)))
         metrics.truncate(state.step)
         pace = Pace(seconds=record["seconds"], broken=record["broken"]) if record else Pace()
-        notify(Progress("start", state.step, job.steps, epochs=job.recipe.epochs, text=opening(job, state)))
+        notify(Progress("start", state.step, job.steps, epochs=job.epochs, text=opening(job, state)))
         with stop_signals() as stopped:
             fit(job, state, metrics, pace, stopped)
         try:
@@ -118,7 +120,9 @@ def new_state(job: Job) -> TrainState:
     """Model, optimiser and averaged weights at step 0."""
     model = build_model(job.recipe, job.start).to(job.device)
     optim = job.recipe.optim
-    return TrainState(model, make_optimizer(model, model.config, optim), new_average(model) if optim.ema else None)
+    state = TrainState(model, make_optimizer(model, model.config, optim), new_average(model) if optim.ema else None)
+    wrap_blocks(model, compile=job.recipe.compile, checkpointing=job.recipe.checkpointing)
+    return state
 
 
 def fit(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stopped) -> None:
@@ -132,7 +136,11 @@ def fit(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stop
             score(job, state, metrics, pace, stopped)
         batches = loader.batches(state.step, job.steps)
         saved = mark = time.monotonic()
-        for step in train_steps(state, batches, job.steps, recipe.optim, recipe.seed, job.precision):
+        objective, halvings = make_loss(recipe.optim, job.counts, job.device), state.halvings
+        for step in train_steps(state, batches, job.steps, recipe.optim, recipe.seed, job.precision, objective):
+            if state.halvings > halvings:
+                halvings = state.halvings
+                tell_smaller(job, step)
             pace.add(step.loss, time.monotonic() - mark)
             pace.broken = loader.broken
             log(job, step, metrics, pace)
@@ -152,6 +160,17 @@ def fit(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stop
         raise KeyboardInterrupt from None
 
 
+def tell_smaller(job: Job, step: Step) -> None:
+    """Say that memory ran out, what was done about it, and what avoids it."""
+    size = -(-step.images // step.parts)
+    text = (
+        f"Step {step.step} did not fit in memory: from here on each step of {step.images} images is computed in "
+        f"{step.parts} parts of up to {size}, with the same loss. "
+        f"--set accumulate={step.parts} starts a run so."
+    )
+    job.notify(Progress("message", step.step, job.steps, text=text))
+
+
 def tell_stopped(job: Job, state: TrainState) -> None:
     """Say how far the run came and how to continue it."""
     text = f"Stopped after step {state.step} of {job.steps}; saved in {job.folder}. The same command continues."
@@ -169,7 +188,9 @@ def log(job: Job, step: Step, metrics: Metrics, pace: Pace) -> None:
     if step.step % math.ceil(job.steps / LOGGED) == 0 or step.step == job.steps or step.skipped:
         row = {"step": step.step, "epoch": round(epoch, 6), "lr": step.lr, "seconds": round(pace.total, 3)}
         values = {"loss": step.loss, "gradient_norm": step.gradient_norm}
-        metrics.append({**row, **({"skipped": True} if step.skipped else values)})
+        source = job.dataset.split("train")
+        skipped = {"skipped": True, "images": [source.id(index) for index in step.index.tolist()]}
+        metrics.append({**row, **(skipped if step.skipped else values)})
     per_step = sum(pace.times) / len(pace.times)
     job.notify(
         Progress(
@@ -177,7 +198,7 @@ def log(job: Job, step: Step, metrics: Metrics, pace: Pace) -> None:
             step.step,
             job.steps,
             epoch,
-            job.recipe.epochs,
+            job.epochs,
             loss=sum(pace.losses) / len(pace.losses) if pace.losses else None,
             lr=step.lr,
             images_per_second=step.images / per_step,
@@ -190,13 +211,13 @@ def log(job: Job, step: Step, metrics: Metrics, pace: Pace) -> None:
 def score(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stopped) -> Measured:
     """Evaluate on the images that training watches, and log it. Raises Stop where a signal asks for it."""
     epoch = job.epoch(state.step)
-    job.notify(Progress("evaluating", state.step, job.steps, epoch, job.recipe.epochs, top1=pace.top1))
+    job.notify(Progress("evaluating", state.step, job.steps, epoch, job.epochs, top1=pace.top1))
     report, results = measure(job, state, job.dataset.validation, stopped)
     pace.top1 = report.top1
     if state.step not in metrics.scored:  # it is where a run was killed while it finished
         row = {"step": state.step, "epoch": round(epoch, 6), "val_top1": report.top1, "val_nll": report.nll}
         metrics.append({**row, "val_images": report.images, "seconds": round(pace.total, 3)})
-    job.notify(Progress("epoch", state.step, job.steps, epoch, job.recipe.epochs, top1=report.top1))
+    job.notify(Progress("epoch", state.step, job.steps, epoch, job.epochs, top1=report.top1))
     return report, results
 
 
@@ -244,7 +265,7 @@ def finish(job: Job, state: TrainState, metrics: Metrics, pace: Pace) -> RunResu
         f"Done in {duration(pace.total)}: {100 * report.top1:.2f} % of {report.images:,} held-out images right "
         f"({report.data.split}); everything is in {job.folder}."
     )
-    epochs = job.recipe.epochs
+    epochs = job.epochs
     job.notify(Progress("done", state.step, job.steps, epochs, epochs, top1=report.top1, text=text))
     return RunResult(job.folder, report)
 
@@ -270,7 +291,7 @@ def opening(job: Job, state: TrainState) -> str:
     text = (
         f"{job.dataset.name}: {len(job.dataset.classes)} classes, {counts} images. "
         f"Training from {job.start.source if job.start else 'scratch'}: {parameters(recipe.model):,} parameters at "
-        f"{rows} x {cols} px, {job.steps:,} steps ({recipe.epochs:g} epochs) in {job.precision}."
+        f"{rows} x {cols} px, {job.steps:,} steps ({job.epochs:.4g} epochs) in {job.precision}."
     )
     if recipe.expected:
         text += f" Expected: {recipe.expected}."
