@@ -19,10 +19,10 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ from vitrail.report import processor
 from vitrail.train.loop import find_precision, train_steps
 from vitrail.train.optim import make_optimizer
 from vitrail.train.state import TrainState, new_average
+from vitrail.train.wrap import wrap_blocks
 from vitrail.types import Batch
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10's training images
@@ -145,6 +146,7 @@ class Settings:
     ema: float
     variation: Variation
     mixing: AugmentConfig
+    optimizer: Literal["adamw", "muon"] = "adamw"
 
 
 FULL = Settings(
@@ -221,8 +223,7 @@ def make(data: Data, settings: Settings, optim: OptimConfig, seed: int, compiled
     model = model.to(data.train.device)
     average = new_average(model)
     if compiled:
-        for block in model.blocks:
-            block.compile()
+        wrap_blocks(model, compile=True, checkpointing=False)
     return TrainState(model, make_optimizer(model, config, optim), average)
 
 
@@ -239,6 +240,7 @@ def score(model: torch.nn.Module, data: Data, shown: Preprocess, precision: str)
 
 def optim_of(settings: Settings, steps: int) -> OptimConfig:
     return OptimConfig(
+        optimizer=settings.optimizer,
         lr=settings.lr,
         warmup_steps=max(1, steps // 20),
         weight_decay=settings.weight_decay,
@@ -300,6 +302,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0, help="for each seed")
     parser.add_argument("--epochs", type=float, help="instead of what fits into the minutes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--optimizer", choices=["adamw", "muon"], default="adamw")
     parser.add_argument("--images", type=int, help="at most so many of each split")
     parser.add_argument("--small", action="store_true", help="a small ViT and little variation, for a processor")
     parser.add_argument("--out", type=Path, default=Path("cifar10_scratch.json"))
@@ -308,7 +311,8 @@ def main() -> None:
     if device.type == "cpu" and not options.small:
         parser.error("the full ViT needs a GPU, found none; give --small for a processor")
     torch.set_float32_matmul_precision("high")
-    settings, precision = SMALL if options.small else FULL, find_precision("auto", device)
+    settings = replace(SMALL if options.small else FULL, optimizer=options.optimizer)
+    precision = find_precision("auto", device)
     began = time.perf_counter()
     data = read(options.data, device, options.images)
     reading, compiled = time.perf_counter() - began, device.type == "cuda"
@@ -322,6 +326,7 @@ def main() -> None:
         "steps": steps,
         "epochs": steps * settings.batch / len(data.train),
         "batch": settings.batch,
+        "optimizer": settings.optimizer,
         "train_images": len(data.train),
         "test_images": len(data.test),
         "reading_seconds": reading,

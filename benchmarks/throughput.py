@@ -33,6 +33,7 @@ from vitrail.models.vit import ViT
 from vitrail.report import processor
 from vitrail.train.loop import find_precision, train_step
 from vitrail.train.optim import make_optimizer
+from vitrail.train.wrap import wrap_blocks
 from vitrail.types import Batch
 
 CASES = {  # name -> model, images of a step
@@ -46,16 +47,15 @@ Step = Callable[[], object]
 
 
 def vitrail_step(config: ViTConfig, batch: Batch, precision: Any, compiled: bool) -> Step:
-    """One step as `vitrail train` takes it."""
+    """One step as `vitrail train --set compile=true` takes it: each block compiled."""
     model, optim = ViT(config).to(batch.images.device).train(), OptimConfig(weight_decay=0.05, clip=1.0)
     optimizer = make_optimizer(model, config, optim)
-    if compiled:
-        model.compile()
+    wrap_blocks(model, compile=compiled, checkpointing=False)
     return lambda: train_step(model, optimizer, [batch], 1e-4, optim, precision)
 
 
 def timm_step(config: ViTConfig, batch: Batch, precision: Any, compiled: bool) -> Step:
-    """The same step with timm's model and parameter groups."""
+    """The same step with timm's model and parameter groups; all of the model compiled."""
     model = VisionTransformer(
         img_size=config.image_size,
         patch_size=config.patch_size,
