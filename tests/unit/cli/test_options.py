@@ -10,8 +10,8 @@ OPTIONS = {
     "train": ["DATA", "--model", "--weights", "--recipe", "--out", "--seed", "--set"],
     "evaluate": ["MODEL", "DATA", "--model", "--split", "--protocol", "--json", "--html"],
     "predict": ["MODEL", "IMAGE_OR_FOLDER", "--model", "--top", "--json", "--csv"],
-    "convert": ["SOURCE", "OUT", "--to", "--model", "--allow-loss"],
-    "inspect": ["SOURCE", "--model", "--json"],
+    "convert": ["SOURCE", "OUT", "--to", "--model", "--image-size", "--allow-loss"],
+    "inspect": ["SOURCE", "--model", "--image-size", "--json"],
     "models": ["FILTER", "--weights", "--json"],
 }
 
