@@ -239,15 +239,22 @@ class Preprocess(Config):
 class AugmentConfig(Config):
     """Training transforms on one image (crop, flip, RandAugment, ...) and on a batch (mixup, cutmix)."""
 
+    crop: Literal["area", "simple"] = "area"  # a random box | the shorter side fitted, then a random place (DeiT III)
     crop_scale: tuple[Probability, Probability] = (0.08, 1.0)  # share of the area; (1, 1): no random crop
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
+    crop_enlarge: Annotated[float, Field(ge=1.0, le=4.0)] = 1.0  # simple: shorter side over the target's before the cut
+    crop_padding: Annotated[int, Field(ge=0, le=64)] = 0  # simple: mirrored pixels on each side before the cut
     flip: Probability = 0.5  # mirror left-right; 0 where mirrored images change class (digits, text)
     rotate: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0  # degrees, either way
     shift: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0  # share of the side, either way
+    randaugment: Literal["torchvision", "tf", "tf_mended"] = "torchvision"  # tf: AugReg's, with its quirks | without
     randaugment_layers: Annotated[int, Field(ge=0, le=8)] = 0  # operations an image
-    randaugment_magnitude: Annotated[int, Field(ge=0, le=30)] = 9  # of 30
+    randaugment_magnitude: Annotated[int, Field(ge=0, le=30)] = 9  # of 30; of 10 in tf, which goes beyond
+    three_augment: bool = False  # one of grey, solarize, blur an image (DeiT III)
+    color_jitter: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0  # brightness, contrast, saturation, either way
     erase: Probability = 0.0  # random erasing
     mixup: Annotated[float, Field(ge=0.0)] = 0.0  # Beta(a, a); 0: off
+    mixup_major: bool = False  # an image keeps the larger share: max(a, 1 - a) (big_vision)
     cutmix: Annotated[float, Field(ge=0.0)] = 0.0
     mix_probability: Probability = 1.0  # share of batches that are mixed, where mixup or cutmix is on
 
@@ -264,25 +271,55 @@ class DataConfig(Config):
     """How images are read."""
 
     batch_size: PositiveInt = 64
+    sampler: Literal["shuffle", "balanced"] = "shuffle"  # balanced: every class equally often
+    quarantine: str | None = None  # a list of images to leave out, from `vitrail data check`
     workers: Annotated[int, Field(ge=0)] | None = None  # loader processes; None: by the machine. Never changes the data
     max_broken: Probability = 0.01  # share of unreadable images above which training stops with the list
     val_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2  # held out of data that come without splits
 
 
 class OptimConfig(Config):
-    """AdamW with warm-up and cosine decay."""
+    """The optimiser, its rate over the run, and the loss it follows. Steps are optimiser steps."""
 
+    optimizer: Literal["adamw", "sgd", "lamb", "lion", "muon"] = "adamw"  # muon: on hidden matrices, AdamW on the rest
     lr: Annotated[float, Field(gt=0.0)] = 1e-3  # peak
     final_lr: Annotated[float, Field(ge=0.0)] = 0.0
+    schedule: Literal["cosine", "linear", "rsqrt", "wsd", "constant"] = "cosine"  # wsd: warm-up, stable, decay
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    cooldown_steps: Annotated[int, Field(ge=0)] = 0  # rsqrt, wsd: linear decay to final_lr at the end
+    timescale: PositiveInt = 10_000  # rsqrt: steps over which the rate falls by the square root of two
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.05  # on matrices and convolution kernels only
     betas: tuple[Rate, Rate] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0.0)] = 1e-8
+    momentum: Rate = 0.9  # sgd and muon
+    nesterov: bool = False  # sgd
     clip: Annotated[float, Field(gt=0.0)] | None = 1.0  # global gradient norm
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # lr factor per block from the head down
+    head_steps: Annotated[int, Field(ge=0)] = 0  # first steps that train the head alone
+    loss: Literal["softmax", "sigmoid", "bce"] = "softmax"  # one sigmoid a class: summed over classes | their mean
     label_smoothing: Rate = 0.0
+    class_weights: Literal["none", "balanced"] = "none"  # balanced: each class weighs the same in the loss
+    logit_adjustment: Annotated[float, Field(ge=0.0)] = 0.0  # times the log of the class shares (Menon et al. 2021)
     accumulate: PositiveInt = 1  # micro-batches a step; the loss curve does not depend on it
     ema: Rate = 0.0  # decay of the averaged weights, which are then the ones evaluated and kept; 0: off
+    max_skipped: PositiveInt = 10  # steps in a row without a finite loss and gradient after which training stops
+
+
+class LoraConfig(Config):
+    """Low-rank updates of frozen matrices (Hu et al. 2021), merged into the weights at the end."""
+
+    rank: Annotated[int, Field(ge=0)] = 0  # 0: off
+    alpha: Annotated[float, Field(gt=0.0)] = 16.0  # the update is scaled by alpha / rank
+    targets: Literal["attention", "all"] = "attention"  # q, k, v and output | and both layers of the MLP
+
+
+class DistillConfig(Config):
+    """A teacher's answers beside the labels (DeiT, Touvron et al. 2021, section 4)."""
+
+    teacher: str | None = None  # what --weights takes; None: off
+    kind: Literal["hard", "soft"] = "hard"
+    weight: Probability = 0.5  # of the teacher's part of the loss
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0  # soft
 
 
 class Recipe(Config):
@@ -295,9 +332,16 @@ class Recipe(Config):
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig()
-    epochs: Annotated[float, Field(gt=0.0)] = 10.0
+    lora: LoraConfig = LoraConfig()
+    distill: DistillConfig = DistillConfig()
+    epochs: Annotated[float, Field(ge=0.0)] = 10.0  # 0: the head alone is solved for
+    steps: PositiveInt | None = None  # instead of epochs, where published so
+    head_solver: Literal["none", "logistic", "ridge"] = "none"  # the head on frozen features, before the first step
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the processor computes in it
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 where it is computed in
+    compile: bool = False  # torch.compile of each block: other bits, so a run keeps its choice
+    checkpointing: bool = False  # recompute activations in the backward pass: less memory, about a third more time
+    tensorboard: bool = False  # write events for TensorBoard beside metrics.jsonl
     evaluate_every: PositiveInt = 1  # epochs
     expected: str = ""  # the score to expect, on what hardware, in what time
 

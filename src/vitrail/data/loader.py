@@ -133,6 +133,8 @@ def worker_count(source: Source, workers: int | None) -> int:
 
 def smallest_side(size: tuple[int, int], augment: AugmentConfig) -> int:
     """Pixels that both sides of an image must have so that its smallest random crop is not enlarged to `size`."""
+    if augment.crop == "simple":
+        return math.ceil(max(size) * augment.crop_enlarge)
     low, high = augment.crop_ratio
     return math.ceil(max(size) / math.sqrt(augment.crop_scale[0] * min(low, 1 / high)))
 

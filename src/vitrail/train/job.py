@@ -16,9 +16,10 @@ from vitrail.models.catalog import find_model
 from vitrail.train.folder import IDENTITY, open_run
 from vitrail.train.loop import Precision, find_precision
 from vitrail.train.progress import Progress
-from vitrail.train.recipes import RECIPES, summarise
+from vitrail.train.recipes import FROM_SCRATCH, RECIPES, check_recipe
 from vitrail.train.settings import change, parse_changes, total_steps
 from vitrail.train.start import Start, find_start
+from vitrail.train.summary import summarise
 
 Notify = Callable[[Progress], None]
 
@@ -61,8 +62,8 @@ def decide(
     name = recipe or ("finetune" if weights else "scratch_small")
     if name not in RECIPES:
         raise UnknownName("recipe", name, RECIPES)
-    if name == "scratch_small" and weights:
-        raise ConfigError("the recipe scratch_small starts from random weights: leave out --weights, or use finetune")
+    if name in FROM_SCRATCH and weights:
+        raise ConfigError(f"the recipe {name} starts from random weights: leave out --weights, or use finetune")
     changes = parse_changes(overrides)
     dataset = open_dataset(data, val_share=_val_share(changes))
     dataset.validation  # noqa: B018  # without held-out images a run could only end in an error
@@ -71,6 +72,7 @@ def decide(
     summary = summarise(dataset)
     chosen = RECIPES[name](summary, base, start.preprocess if start else None)
     chosen = change(chosen, {"seed": seed, **changes}, n_train=summary.n_train, from_weights=start is not None)
+    check_recipe(chosen, summary)
     if start and weights and chosen.model.image_size != start.model.config.image_size:
         start = find_start(weights, model, dataset.classes, chosen.model.image_size)
     folder = Path(out) if out else Path("runs") / f"{dataset.name}-{name}-seed{chosen.seed}"

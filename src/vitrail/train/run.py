@@ -16,15 +16,16 @@ import torch
 
 from vitrail.data.loader import TrainLoader
 from vitrail.errors import ConfigError, WeightsError
-from vitrail.evaluate import evaluate, picture_mistakes, render
+from vitrail.evaluate import evaluate_each, picture_mistakes, render
+from vitrail.evaluate.predictions import PREDICTIONS_FILE, ImageResult, to_csv
 from vitrail.inference import Classifier
 from vitrail.models.cost import parameters
-from vitrail.report import Report, write_text
+from vitrail.report import Report, duration, write_text
 from vitrail.train.folder import CHECKPOINTS, MODEL, Metrics, finish_run, only_writer
 from vitrail.train.job import Job, Notify, decide
 from vitrail.train.loop import Step, train_steps
 from vitrail.train.optim import make_optimizer
-from vitrail.train.progress import Progress, duration, print_line
+from vitrail.train.progress import Progress, print_line
 from vitrail.train.settings import evaluation_steps
 from vitrail.train.signals import Stopped, stop_signals
 from vitrail.train.start import build_model
@@ -36,6 +37,8 @@ SAVE_SECONDS = 120.0  # between checkpoints where evaluations are further apart
 LOGGED = 10_000  # most step rows in metrics.jsonl
 SMOOTHED = 20  # steps over which the shown loss and rate are taken
 SELECTION = "none: the weights of the last step are kept, so no score on held-out images chose them"
+
+Measured = tuple[Report, tuple[ImageResult, ...]]  # and what was said about each image
 
 
 @dataclass(frozen=True)
@@ -184,21 +187,21 @@ def log(job: Job, step: Step, metrics: Metrics, pace: Pace) -> None:
     )
 
 
-def score(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stopped) -> Report:
+def score(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stopped) -> Measured:
     """Evaluate on the images that training watches, and log it. Raises Stop where a signal asks for it."""
     epoch = job.epoch(state.step)
     job.notify(Progress("evaluating", state.step, job.steps, epoch, job.recipe.epochs, top1=pace.top1))
-    report = measure(job, state, job.dataset.validation, stopped)
+    report, results = measure(job, state, job.dataset.validation, stopped)
     pace.top1 = report.top1
     if state.step not in metrics.scored:  # it is where a run was killed while it finished
         row = {"step": state.step, "epoch": round(epoch, 6), "val_top1": report.top1, "val_nll": report.nll}
         metrics.append({**row, "val_images": report.images, "seconds": round(pace.total, 3)})
     job.notify(Progress("epoch", state.step, job.steps, epoch, job.recipe.epochs, top1=report.top1))
-    return report
+    return report, results
 
 
-def measure(job: Job, state: TrainState, split: str, stopped: Stopped) -> Report:
-    """The report on one split, by the path that every user of the model takes."""
+def measure(job: Job, state: TrainState, split: str, stopped: Stopped) -> Measured:
+    """The report on one split and the answer for each image, by the path that every user of the model takes."""
 
     def check(done: int, total: int) -> None:
         if stopped():
@@ -207,7 +210,7 @@ def measure(job: Job, state: TrainState, split: str, stopped: Stopped) -> Report
     record = model_record(job, state, {})
     classifier = Classifier(state.result, job.recipe.preprocess, LabelSet(job.dataset.classes), record, job.device)
     try:
-        return evaluate(classifier, job.dataset, split=split, workers=job.recipe.data.workers, notify=check)
+        return evaluate_each(classifier, job.dataset, split=split, workers=job.recipe.data.workers, notify=check)
     except WeightsError as error:  # outputs that are not finite
         raise ConfigError(
             f"training has diverged by step {state.step}: lower optim.lr (now {job.recipe.optim.lr:g}) and choose "
@@ -218,9 +221,9 @@ def measure(job: Job, state: TrainState, split: str, stopped: Stopped) -> Report
 def finish(job: Job, state: TrainState, metrics: Metrics, pace: Pace) -> RunResult:
     """The final evaluation, and everything that is kept: model folder, evaluation, page, and last the word that the run
     is finished. What a kill leaves out, the same command makes good."""
-    report = score(job, state, metrics, pace, lambda: None)
+    report, results = score(job, state, metrics, pace, lambda: None)
     if job.dataset.held_out != job.dataset.validation:
-        report = measure(job, state, job.dataset.held_out, lambda: None)
+        report, results = measure(job, state, job.dataset.held_out, lambda: None)
     scores = {name: getattr(report, name) for name in ("top1", "top5", "nll", "ece", "images")}
     more = {
         "metrics": {**scores, "split": report.data.split},
@@ -232,6 +235,7 @@ def finish(job: Job, state: TrainState, metrics: Metrics, pace: Pace) -> RunResu
     labels, record = LabelSet(job.dataset.classes), model_record(job, state, more)
     write_model_folder(job.folder / MODEL, state.result, job.recipe.preprocess, labels, record)
     report.save(job.folder / "evaluation.json")
+    write_text(job.folder / PREDICTIONS_FILE, to_csv(results))
     pictures = picture_mistakes(report, job.dataset)
     page = render(report, history=metrics.rows(), mistakes=pictures, title=record["name"])
     write_text(job.folder / "report.html", page)

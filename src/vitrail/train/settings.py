@@ -92,7 +92,7 @@ def change(recipe: Recipe, changes: Mapping[str, Any], *, n_train: int, from_wei
         changes[INPUT] = changes[SIZE]
     if INPUT in changes and SIZE not in changes:
         changes[SIZE] = changes[INPUT]
-    if changes.get("preset") == "paper":
+    if changes.get("preset") == "paper" and recipe.preset != "paper":
         recipe = paper_preset(recipe, from_weights)
     table = recipe.model_dump(exclude={"expected"} if changes.keys() - {"seed"} else set())  # another run's score
     for path, value in changes.items():

@@ -8,7 +8,8 @@ from vitrail.cli import build
 OPTIONS = {
     "demo": ["--out", "--seed"],
     "train": ["DATA", "--model", "--weights", "--recipe", "--out", "--seed", "--set"],
-    "evaluate": ["MODEL", "DATA", "--model", "--split", "--protocol", "--json", "--html"],
+    "evaluate": ["MODEL", "DATA", "--model", "--split", "--protocol", "--json", "--html", "--csv"],
+    "report": ["RUN", "--json", "--html"],
     "predict": ["MODEL", "IMAGE_OR_FOLDER", "--model", "--top", "--json", "--csv"],
     "convert": ["SOURCE", "OUT", "--to", "--model", "--image-size", "--allow-loss"],
     "inspect": ["SOURCE", "--model", "--image-size", "--json"],

@@ -90,7 +90,7 @@ def test_an_unknown_field_suggests_close_ones() -> None:
         ("lr=.inf", "optim.lr: should be a finite number, found inf"),
         ("width=7.5", "model.width: should be a valid integer, got a number with a fractional part, found 7.5"),
         ("flip=2", "augment.flip: should be less than or equal to 1, found 2"),
-        ("precision=16", "precision: should be 'auto', 'float32' or 'bfloat16', found 16"),
+        ("precision=16", "precision: should be 'auto', 'float32', 'bfloat16' or 'float16', found 16"),
         ("width=9", "model: width must be a multiple of heads: 9 / 2"),
         ("lr={a: 1}", "optim.lr: should be a valid number, found {'a': 1}"),
         ("image_size=10", "model: image_size must be a multiple of patch_size: 10 rows / 4"),
