@@ -122,7 +122,7 @@ def _read_transforms(description: Mapping[str, Any], size: tuple[int, int]) -> P
     )
 
 
-def _description(config: Any, preprocess: Preprocess | None) -> dict[str, Any]:
+def _description(config: Any, preprocess: Preprocess) -> dict[str, Any]:
     """The arguments of torchvision's VisionTransformer, and of its transforms, which its files come without."""
     holder = "torchvision's VisionTransformer"
     config = required(config, holder, {"pre_logits"}, {"norm_eps": 1e-6, "channels": 3, "cut_patches": False})
@@ -144,13 +144,13 @@ def _description(config: Any, preprocess: Preprocess | None) -> dict[str, Any]:
             "num_classes": config.classes,
             "representation_size": config.pre_logits,
         },
-        **({} if preprocess is None else {"transforms": _transforms(preprocess)}),
+        "transforms": _transforms(preprocess),
     }
 
 
 def _describe(config: Any, preprocess: Preprocess) -> dict[str, Any] | None:
     try:
-        return _description(config, None)
+        return _description(config, preprocess)
     except WeightsError:
         return None
 
