@@ -85,6 +85,7 @@ class ViTConfig(Config):
     distillation_head: bool = True  # False: only the class token is read (transformers' DeiTForImageClassification)
     registers: Annotated[int, Field(ge=0)] = 0  # tokens between the class token and the patches (Darcet et al. 2023)
     pool: Literal["token", "gap", "map", "token_gap"] = "token"  # class token | mean | attention | both (DINOv2)
+    pool_blocks: PositiveInt = 1  # token_gap: class tokens of so many last blocks, side by side (DINOv2's larger heads)
     norm_after_pool: bool = False  # timm's fc_norm; the paper's code normalises before the mean
     pre_logits: PositiveInt | None = None  # width of the tanh layer before the head (the paper's representation layer)
     head_has_bias: bool = True
@@ -135,6 +136,8 @@ class ViTConfig(Config):
             raise ValueError(f"pool={self.pool!r} and distillation_token need class_token=True")
         if self.distillation_token and (self.pool != "token" or (self.pre_logits and self.distillation_head)):
             raise ValueError("distillation_token goes with pool='token' and, where both heads are read, no pre_logits")
+        if self.pool_blocks > 1 and (self.pool != "token_gap" or self.pool_blocks > self.depth or self.norm_after_pool):
+            raise ValueError("pool_blocks goes with pool='token_gap', at most depth, and norm_after_pool=False")
         if self.position in ("rope", "sincos2d") and self.rotary_or_sinusoid_width % 4:
             raise ValueError(
                 f"position={self.position!r} needs a width of heads, or of the model, that is a multiple of 4"
@@ -184,6 +187,11 @@ class ViTConfig(Config):
     @property
     def tokens(self) -> int:
         return self.prefix + self.patches
+
+    @property
+    def pooled(self) -> int:
+        """Numbers that the pool makes of an image: what the head, or the tanh layer before it, reads."""
+        return (self.pool_blocks + 1) * self.width if self.pool == "token_gap" else self.width
 
     @property
     def position_rows(self) -> int:
@@ -304,6 +312,20 @@ class OptimConfig(Config):
     ema: Rate = 0.0  # decay of the averaged weights, which are then the ones evaluated and kept; 0: off
     max_skipped: PositiveInt = 10  # steps in a row without a finite loss and gradient after which training stops
 
+    @model_validator(mode="after")
+    def _check(self) -> "OptimConfig":  # not Self: the shape checker cannot read it here
+        if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
+            raise ValueError("nesterov goes with optimizer=sgd and a momentum above 0")
+        if self.cooldown_steps and self.schedule not in ("rsqrt", "wsd"):
+            raise ValueError(f"cooldown_steps goes with schedule=rsqrt or wsd, found {self.schedule}")
+        if self.schedule == "wsd" and not self.cooldown_steps:
+            raise ValueError("schedule=wsd needs cooldown_steps above 0, the steps over which the rate decays")
+        if self.schedule == "constant" and self.final_lr:
+            raise ValueError(f"final_lr is not reached with schedule=constant: set final_lr=0, found {self.final_lr:g}")
+        if self.logit_adjustment and self.loss != "softmax":
+            raise ValueError(f"logit_adjustment goes with loss=softmax, found {self.loss}")
+        return self
+
 
 class LoraConfig(Config):
     """Low-rank updates of frozen matrices (Hu et al. 2021), merged into the weights at the end."""
@@ -349,4 +371,14 @@ class Recipe(Config):
     def _check(self) -> "Recipe":  # not Self: the shape checker cannot read it here
         if self.preprocess.interpolation == "area":
             raise ValueError("preprocess.interpolation area is for evaluation by a protocol; no other program does it")
+        if self.steps is None and self.epochs == 0 and self.head_solver == "none":
+            raise ValueError("epochs=0 trains nothing: set epochs or steps above 0, or head_solver=ridge or logistic")
+        against = {
+            "data.sampler=balanced": self.data.sampler == "balanced",
+            "optim.class_weights=balanced": self.optim.class_weights == "balanced",
+            "optim.logit_adjustment": self.optim.logit_adjustment > 0,
+        }
+        if sum(against.values()) > 1:
+            found = " and ".join(name for name, used in against.items() if used)
+            raise ValueError(f"one remedy for unequal classes at a time, or they are counted twice: found {found}")
         return self

@@ -444,7 +444,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[UserError], str]] = {
         ConfigError,
         "a recipe has no field 'optim.lrr'; did you mean 'optim.lr'",
     ),
-    "value": ({"overrides": ["epochs=-1"]}, ConfigError, "epochs: should be greater than 0, found -1"),
+    "value": ({"overrides": ["epochs=-1"]}, ConfigError, "epochs: should be greater than or equal to 0, found -1"),
     "share": (
         {"overrides": ["val_share=2"]},
         ConfigError,

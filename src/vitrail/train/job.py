@@ -10,14 +10,16 @@ import torch
 
 from vitrail import __version__
 from vitrail.config import DataConfig, Recipe
+from vitrail.data.sampler import class_counts
 from vitrail.data.sources import Dataset, open_dataset
 from vitrail.errors import ConfigError, UnknownName
 from vitrail.models.catalog import find_model
 from vitrail.train.folder import IDENTITY, open_run
 from vitrail.train.loop import Precision, find_precision
+from vitrail.train.loss import needs_counts
 from vitrail.train.progress import Progress
 from vitrail.train.recipes import FROM_SCRATCH, RECIPES, check_recipe
-from vitrail.train.settings import change, parse_changes, total_steps
+from vitrail.train.settings import change, parse_changes, total_epochs, total_steps
 from vitrail.train.start import Start, find_start
 from vitrail.train.summary import summarise
 
@@ -37,11 +39,17 @@ class Job:
     device: torch.device
     run: dict[str, Any]  # run.json
     notify: Notify
+    counts: list[int] | None  # training images of each class, where the loss or the sampler depends on them
 
     @property
     def n_train(self) -> int:
         """Images that are trained on."""
         return len(self.dataset.split("train"))
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training images of the whole run."""
+        return total_epochs(self.recipe, self.n_train)
 
     def epoch(self, step: int) -> float:
         """Passes over the training images that are done after `step` steps."""
@@ -59,6 +67,47 @@ def decide(
     notify: Notify,
 ) -> Job:
     """Resolve what the user asked for (see `run.train`) into a Job, and open its run folder."""
+    plan = choose(data, model, weights, recipe, seed, overrides)
+    chosen, n_train = plan.recipe, len(plan.dataset.split("train"))
+    counts = find_counts(plan)
+    folder = Path(out) if out else Path("runs") / f"{plan.dataset.name}-{chosen.name}-seed{chosen.seed}"
+    device = find_device()
+    run = describe(plan.dataset, chosen, plan.start, find_precision(chosen.precision, device), device)
+    run = open_run(folder, run)
+    steps = total_steps(chosen, n_train)
+    return Job(plan.dataset, chosen, plan.start, folder, steps, run["precision"], device, run, notify, counts)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be trained, on what and from what."""
+
+    dataset: Dataset
+    recipe: Recipe
+    start: Start | None
+
+
+def find_counts(plan: Plan) -> list[int] | None:
+    """Training images of each class, where the recipe asks for them."""
+    if not needs_counts(plan.recipe.optim) and plan.recipe.data.sampler != "balanced":
+        return None
+    return class_counts(torch.from_numpy(plan.dataset.split("train").labels), plan.dataset.classes)
+
+
+def find_device() -> torch.device:
+    """The accelerator where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose(
+    data: str | Path,
+    model: str | None,
+    weights: str | Path | None,
+    recipe: str | None,
+    seed: int,
+    overrides: Sequence[str],
+) -> Plan:
+    """Resolve data, weights and recipe (see `run.train`); nothing is written."""
     name = recipe or ("finetune" if weights else "scratch_small")
     if name not in RECIPES:
         raise UnknownName("recipe", name, RECIPES)
@@ -75,12 +124,7 @@ def decide(
     check_recipe(chosen, summary)
     if start and weights and chosen.model.image_size != start.model.config.image_size:
         start = find_start(weights, model, dataset.classes, chosen.model.image_size)
-    folder = Path(out) if out else Path("runs") / f"{dataset.name}-{name}-seed{chosen.seed}"
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    run = describe(dataset, chosen, start, find_precision(chosen.precision, device), device)
-    run = open_run(folder, run)
-    steps = total_steps(chosen, summary.n_train)
-    return Job(dataset, chosen, start, folder, steps, run["precision"], device, run, notify)
+    return Plan(dataset, chosen, start)
 
 
 def describe(

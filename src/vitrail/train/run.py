@@ -24,12 +24,15 @@ from vitrail.report import Report, duration, write_text
 from vitrail.train.folder import CHECKPOINTS, MODEL, Metrics, finish_run, only_writer
 from vitrail.train.job import Job, Notify, decide
 from vitrail.train.loop import Step, train_steps
+from vitrail.train.loss import make_loss
 from vitrail.train.optim import make_optimizer
 from vitrail.train.progress import Progress, print_line
 from vitrail.train.settings import evaluation_steps
 from vitrail.train.signals import Stopped, stop_signals
+from vitrail.train.solve import solve_head
 from vitrail.train.start import build_model
 from vitrail.train.state import TrainState, new_average, resume, save_checkpoint
+from vitrail.train.wrap import wrap_blocks
 from vitrail.types import LabelSet
 from vitrail.weights.checkpoint import write_model_folder
 
@@ -64,6 +67,7 @@ class Pace:
     times: list[float] = field(default_factory=list)
     top1: float | None = None
     broken: dict[str, str] = field(default_factory=dict)  # id -> reason
+    head: dict[str, Any] | None = None  # how it was solved for
 
     def add(self, loss: float, seconds: float) -> None:
         if math.isfinite(loss):
@@ -103,9 +107,11 @@ def train(
         state, metrics = new_state(job), Metrics(job.folder)
         record = resume(job.folder / CHECKPOINTS, state, lambda text: notify(Progress("message", text=text)))
         metrics.truncate(state.step)
-        pace = Pace(seconds=record["seconds"], broken=record["broken"]) if record else Pace()
-        notify(Progress("start", state.step, job.steps, epochs=job.recipe.epochs, text=opening(job, state)))
+        pace = Pace(seconds=record["seconds"], broken=record["broken"], head=record["head"]) if record else Pace()
+        notify(Progress("start", state.step, job.steps, epochs=job.epochs, text=opening(job, state)))
         with stop_signals() as stopped:
+            if job.recipe.head_solver != "none" and record is None:
+                solve(job, state, pace, stopped)
             fit(job, state, metrics, pace, stopped)
         try:
             return finish(job, state, metrics, pace)
@@ -118,7 +124,41 @@ def new_state(job: Job) -> TrainState:
     """Model, optimiser and averaged weights at step 0."""
     model = build_model(job.recipe, job.start).to(job.device)
     optim = job.recipe.optim
-    return TrainState(model, make_optimizer(model, model.config, optim), new_average(model) if optim.ema else None)
+    state = TrainState(model, make_optimizer(model, model.config, optim), new_average(model) if optim.ema else None)
+    wrap_blocks(model, compile=job.recipe.compile, checkpointing=job.recipe.checkpointing)
+    return state
+
+
+def solve(job: Job, state: TrainState, pace: Pace, stopped: Stopped) -> None:
+    """Solve for the head on frozen features and save; a run that is stopped before begins again."""
+
+    def check(done: int, total: int) -> None:
+        if stopped():
+            raise Stop
+        job.notify(Progress("features", done, total))
+
+    try:
+        found = solve_head(state.model, job.recipe, job.dataset.split("train"), check)
+    except Stop:
+        text = "Stopped before the head was solved; the same command begins again."
+        job.notify(Progress("stopped", 0, job.steps, text=text))
+        raise halt(stopped) from None
+    if state.average is not None:
+        state.average.load_state_dict(state.model.state_dict())
+    pace.broken.update(found.broken)
+    pace.head = {"solver": found.method, "penalty": found.penalty, "images": found.images, "features": found.width}
+    save(job, state, pace)
+    how = f"{found.method}, penalty {found.penalty:.1e}"
+    text = f"Head solved ({how}) on {found.width} features of {found.images:,} images."
+    job.notify(Progress("message", text=text))
+    if stopped():
+        tell_stopped(job, state)
+        raise halt(stopped)
+
+
+def halt(stopped: Stopped) -> BaseException:
+    """What ends the program after a signal has been heeded."""
+    return SystemExit(128 + signal.SIGTERM) if stopped() == signal.SIGTERM else KeyboardInterrupt()
 
 
 def fit(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stopped) -> None:
@@ -132,7 +172,11 @@ def fit(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stop
             score(job, state, metrics, pace, stopped)
         batches = loader.batches(state.step, job.steps)
         saved = mark = time.monotonic()
-        for step in train_steps(state, batches, job.steps, recipe.optim, recipe.seed, job.precision):
+        objective, halvings = make_loss(recipe.optim, job.counts, job.device), state.halvings
+        for step in train_steps(state, batches, job.steps, recipe.optim, recipe.seed, job.precision, objective):
+            if state.halvings > halvings:
+                halvings = state.halvings
+                tell_smaller(job, step)
             pace.add(step.loss, time.monotonic() - mark)
             pace.broken = loader.broken
             log(job, step, metrics, pace)
@@ -147,9 +191,18 @@ def fit(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stop
     except Stop:
         save(job, state, pace)
         tell_stopped(job, state)
-        if stopped() == signal.SIGTERM:
-            raise SystemExit(128 + signal.SIGTERM) from None
-        raise KeyboardInterrupt from None
+        raise halt(stopped) from None
+
+
+def tell_smaller(job: Job, step: Step) -> None:
+    """Say that memory ran out, what was done about it, and what avoids it."""
+    size = -(-step.images // step.parts)
+    text = (
+        f"Step {step.step} did not fit in memory: from here on each step of {step.images} images is computed in "
+        f"{step.parts} parts of up to {size}, with the same loss. "
+        f"--set accumulate={step.parts} starts a run so."
+    )
+    job.notify(Progress("message", step.step, job.steps, text=text))
 
 
 def tell_stopped(job: Job, state: TrainState) -> None:
@@ -160,7 +213,7 @@ def tell_stopped(job: Job, state: TrainState) -> None:
 
 def save(job: Job, state: TrainState, pace: Pace) -> None:
     """Publish a checkpoint."""
-    save_checkpoint(job.folder / CHECKPOINTS, state, {"seconds": pace.total, "broken": pace.broken})
+    save_checkpoint(job.folder / CHECKPOINTS, state, {"seconds": pace.total, "broken": pace.broken, "head": pace.head})
 
 
 def log(job: Job, step: Step, metrics: Metrics, pace: Pace) -> None:
@@ -169,7 +222,9 @@ def log(job: Job, step: Step, metrics: Metrics, pace: Pace) -> None:
     if step.step % math.ceil(job.steps / LOGGED) == 0 or step.step == job.steps or step.skipped:
         row = {"step": step.step, "epoch": round(epoch, 6), "lr": step.lr, "seconds": round(pace.total, 3)}
         values = {"loss": step.loss, "gradient_norm": step.gradient_norm}
-        metrics.append({**row, **({"skipped": True} if step.skipped else values)})
+        source = job.dataset.split("train")
+        skipped = {"skipped": True, "images": [source.id(index) for index in step.index.tolist()]}
+        metrics.append({**row, **(skipped if step.skipped else values)})
     per_step = sum(pace.times) / len(pace.times)
     job.notify(
         Progress(
@@ -177,7 +232,7 @@ def log(job: Job, step: Step, metrics: Metrics, pace: Pace) -> None:
             step.step,
             job.steps,
             epoch,
-            job.recipe.epochs,
+            job.epochs,
             loss=sum(pace.losses) / len(pace.losses) if pace.losses else None,
             lr=step.lr,
             images_per_second=step.images / per_step,
@@ -190,13 +245,13 @@ def log(job: Job, step: Step, metrics: Metrics, pace: Pace) -> None:
 def score(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stopped) -> Measured:
     """Evaluate on the images that training watches, and log it. Raises Stop where a signal asks for it."""
     epoch = job.epoch(state.step)
-    job.notify(Progress("evaluating", state.step, job.steps, epoch, job.recipe.epochs, top1=pace.top1))
+    job.notify(Progress("evaluating", state.step, job.steps, epoch, job.epochs, top1=pace.top1))
     report, results = measure(job, state, job.dataset.validation, stopped)
     pace.top1 = report.top1
     if state.step not in metrics.scored:  # it is where a run was killed while it finished
         row = {"step": state.step, "epoch": round(epoch, 6), "val_top1": report.top1, "val_nll": report.nll}
         metrics.append({**row, "val_images": report.images, "seconds": round(pace.total, 3)})
-    job.notify(Progress("epoch", state.step, job.steps, epoch, job.recipe.epochs, top1=report.top1))
+    job.notify(Progress("epoch", state.step, job.steps, epoch, job.epochs, top1=report.top1))
     return report, results
 
 
@@ -229,6 +284,7 @@ def finish(job: Job, state: TrainState, metrics: Metrics, pace: Pace) -> RunResu
         "metrics": {**scores, "split": report.data.split},
         "steps": state.step,
         "skipped_steps": state.skipped,
+        "head": pace.head,
         "broken_images": dict(sorted(pace.broken.items())),
         "seconds": round(pace.total, 1),
     }
@@ -244,7 +300,7 @@ def finish(job: Job, state: TrainState, metrics: Metrics, pace: Pace) -> RunResu
         f"Done in {duration(pace.total)}: {100 * report.top1:.2f} % of {report.images:,} held-out images right "
         f"({report.data.split}); everything is in {job.folder}."
     )
-    epochs = job.recipe.epochs
+    epochs = job.epochs
     job.notify(Progress("done", state.step, job.steps, epochs, epochs, top1=report.top1, text=text))
     return RunResult(job.folder, report)
 
@@ -270,7 +326,7 @@ def opening(job: Job, state: TrainState) -> str:
     text = (
         f"{job.dataset.name}: {len(job.dataset.classes)} classes, {counts} images. "
         f"Training from {job.start.source if job.start else 'scratch'}: {parameters(recipe.model):,} parameters at "
-        f"{rows} x {cols} px, {job.steps:,} steps ({recipe.epochs:g} epochs) in {job.precision}."
+        f"{rows} x {cols} px, {job.steps:,} steps ({job.epochs:.4g} epochs) in {job.precision}."
     )
     if recipe.expected:
         text += f" Expected: {recipe.expected}."
