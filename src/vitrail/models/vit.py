@@ -174,11 +174,19 @@ class ViT(nn.Module):
 
     def classify(self, x: Float[Tensor, "B D"] | Float[Tensor, "B N D"]) -> Float[Tensor, "B K"]:
         """The head: one linear layer, after the tanh representation layer where the config has one."""
-        if self.distillation_head is not None and self.head is not None:
-            return (self.head(x[:, 0]) + self.distillation_head(x[:, 1])) / 2
+        if self.distillation_head is not None:
+            of_class, of_distillation = self.head_logits(x)
+            return (of_class + of_distillation) / 2
         if self.pre_logits is not None:
             x = torch.tanh(self.pre_logits(x))
         return x if self.head is None else self.head(x)
+
+    def head_logits(self, x: Float[Tensor, "B D"] | Float[Tensor, "B N D"]) -> tuple[Float[Tensor, "B K"], ...]:
+        """The logits of each head on its own: of the class token's and the distillation token's where DeiT has both,
+        whose mean `classify` gives; else of the one head."""
+        if self.distillation_head is not None and self.head is not None:
+            return self.head(x[:, 0]), self.distillation_head(x[:, 1])
+        return (self.classify(x),)
 
     def reset(self, generator: torch.Generator | None = None) -> None:
         """Draw the initial weights (models/initial.py)."""
