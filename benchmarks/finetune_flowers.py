@@ -3,16 +3,17 @@
     vitrail train DATA --weights WEIGHTS --recipe finetune --out RUN
     python benchmarks/finetune_flowers.py DATA WEIGHTS RUN --out finetune_flowers.json
 
-The budget is the time of RUN's training steps. Steps of both sides are timed in turn (A B A B) on the same images, and
-timm gets as many steps as fit into that time by the median of the ratios, so that a busy machine is fair to both.
-timm's side uses timm's own transforms (RandAugment m7, random erasing 0.1), AdamW with layer decay, label smoothing,
-cosine with warm-up and its evaluation transform; folder, weights, batch size, precision and cores are the same.
+The budget is the time of RUN's training steps and of its features, on which it solved for its head. Steps of both sides
+and a batch of features are timed in turn (A B C A B C), and timm gets as many steps as fit into that time by the
+medians of the ratios, so that a busy machine is fair to both. timm's side uses timm's own transforms (RandAugment m7,
+random erasing 0.1), AdamW with layer decay, label smoothing, cosine with warm-up and its evaluation transform; folder,
+weights, batch size, precision and cores are the same.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
@@ -23,13 +24,15 @@ from timm.loss import LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2
 from torch.utils.data import DataLoader
 
-from vitrail.config import OptimConfig
-from vitrail.train.loop import find_precision, train_step
+from vitrail.config import Recipe
+from vitrail.models.build import build
+from vitrail.train.allocator import keep_freed_memory
+from vitrail.train.loop import train_step
 from vitrail.train.optim import make_optimizer
 from vitrail.types import Batch
 from vitrail.weights.load import load_weights
 
-BATCH, PAIRS = 32, 8
+BATCH, FEATURES, PAIRS = 32, 64, 8  # images a step, images of a batch of features, turns
 Images, Labels = torch.Tensor, torch.Tensor
 
 
@@ -53,24 +56,40 @@ class Timm:
         self.optimizer.zero_grad()
 
 
-def time_ratio(weights: Path, classes: int, precision: str) -> float:
-    """Median of (timm's seconds for a step / vitrail's), timed in turn on the same images."""
-    theirs, config = Timm(weights, classes, precision), OptimConfig(layer_decay=0.75, label_smoothing=0.1)
-    ours = load_weights(weights, classes=classes).model.train()
-    optimizer = make_optimizer(ours, ours.config.depth, config)
-    images, labels = torch.randn(BATCH, 3, *ours.config.image_size), torch.randint(classes, (BATCH,))
-    batch = [Batch(images, labels, labels)]
+def timm_steps(weights: Path, recipe: Recipe, steps: int, images: int, precision: str) -> tuple[int, dict[str, float]]:
+    """How many of timm's steps take as long as RUN's features and `steps` steps; and the ratios that say so."""
+    theirs = Timm(weights, recipe.model.classes, precision)
+    ours = load_weights(weights, classes=recipe.model.classes).model
+    model = build(recipe.model).train()
+    model.load_state_dict(ours.state_dict())
+    optimizer = make_optimizer(model, model.config, recipe.optim)
+    batch = Batch(
+        torch.randn(BATCH, 3, *ours.config.image_size), torch.zeros(BATCH, dtype=torch.int64), torch.arange(BATCH)
+    )
+    many = torch.randn(FEATURES, 3, *ours.config.image_size)
 
-    def seconds(call: Callable[[], object]) -> float:
-        began = time.perf_counter()
-        call()
-        return time.perf_counter() - began
+    @torch.inference_mode()
+    def represent() -> object:
+        return ours.eval().represent(many)
 
-    ratios = []
+    times: dict[str, list[float]] = {"timm's step": [], "vitrail's step": [], "vitrail's features": []}
     for _ in range(PAIRS + 1):
-        a = seconds(lambda: theirs.step(images, labels, 1e-3))
-        ratios.append(a / seconds(lambda: train_step(ours, optimizer, batch, 1e-6, config, precision)))
-    return median(ratios[1:])  # the first pair warms up
+        for name, call in zip(
+            times,
+            (
+                lambda: theirs.step(batch.images, batch.labels, 1e-3),
+                lambda: train_step(model, optimizer, [batch], 1e-6, recipe.optim, precision),
+                represent,
+            ),
+            strict=True,
+        ):
+            began = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - began)
+    base = times["timm's step"][1:]  # the first turn warms up
+    ratios = {name: median(t / b for t, b in zip(row[1:], base, strict=True)) for name, row in times.items()}
+    passes = -(-images // FEATURES) if recipe.head_solver != "none" else 0
+    return round(steps * ratios["vitrail's step"] + passes * ratios["vitrail's features"]), ratios
 
 
 def run_timm(data: Path, weights: Path, seed: int, steps: int, precision: str) -> float:
@@ -113,18 +132,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     run = json.loads((options.run / "run.json").read_text())
-    record = json.loads((options.run / "model" / "vitrail.json").read_text())["record"]
-    precision = find_precision("auto", torch.device("cpu"))
-    ratio = time_ratio(options.weights, len(list((options.data / "train").iterdir())), precision)
-    steps = round(record["steps"] / ratio)
-    top1 = run_timm(options.data, options.weights, options.seed, steps, precision)
+    recipe, images = Recipe.model_validate(run["recipe"]), run["data"]["splits"]["train"]
+    keep_freed_memory()
+    steps, ratios = timm_steps(options.weights, recipe, run["steps"], images, run["precision"])
+    print(f"timm: {steps} steps take as long as the run; {ratios}", flush=True)
+    top1 = run_timm(options.data, options.weights, options.seed, steps, run["precision"])
     table = {
-        "vitrail": {"top1": record["metrics"]["top1"], "steps": record["steps"], "seconds": record["seconds"]},
+        "vitrail": {"top1": run["metrics"]["top1"], "steps": run["steps"], "seconds": run["seconds"]},
         "timm": {"top1": top1, "steps": steps, "version": timm.__version__},
-        "step_time_ratio": ratio,
-        "precision": precision,
+        "times_of_timms_step": ratios,
+        "precision": run["precision"],
         "threads": torch.get_num_threads(),
-        "recipe": run["recipe"]["name"],
+        "recipe": recipe.name,
     }
     print(json.dumps(table))
     options.out.write_text(json.dumps(table, indent=2) + "\n")

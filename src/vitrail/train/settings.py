@@ -21,9 +21,11 @@ OF_WEIGHTS = (
     "image_size",
     "dropout",
     "stochastic_depth",
+    "patch_dropout",
     "pool",
     "pool_blocks",
 )  # model fields that trained weights leave free
+WEIGHING = ("data.sampler", "optim.class_weights", "optim.logit_adjustment")  # a solver of heads knows none of it
 SIZE, INPUT = "model.image_size", "preprocess.size"  # one fact, stored twice: the model's and the pixels' side of it
 
 
@@ -106,6 +108,8 @@ def change(recipe: Recipe, changes: Mapping[str, Any], *, n_train: int, from_wei
         changes["steps"] = None  # of a recipe that counts in steps
     if changes.get("preset") == "paper" and recipe.preset != "paper":
         recipe = paper_preset(recipe, from_weights)
+    if changes.keys() & set(WEIGHING) and recipe.head_solver != "none" and total_steps(recipe, n_train):
+        changes.setdefault("head_solver", "none")
     table = recipe.model_dump(exclude={"expected"} if changes.keys() - {"seed"} else set())  # another run's score
     for path, value in changes.items():
         *parents, leaf = path.split(".")

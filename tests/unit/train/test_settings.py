@@ -26,6 +26,9 @@ RECIPE = Recipe(
 )
 
 
+WITH_HEAD = RECIPE.model_copy(update={"head_solver": "logistic"})
+
+
 def changed(*overrides: str, n_train: int = 100, from_weights: bool = False) -> Recipe:
     return change(RECIPE, parse_changes(overrides), n_train=n_train, from_weights=from_weights)
 
@@ -128,10 +131,18 @@ def test_model_and_pixels_change_their_size_together() -> None:
     assert changed("image_size=16", "preprocess.size=16").preprocess.size == (16, 16)
 
 
+def test_a_remedy_for_unequal_classes_leaves_the_head_to_the_steps() -> None:
+    assert WITH_HEAD.head_solver == "logistic"
+    for text in ("data.sampler=balanced", "class_weights=balanced", "logit_adjustment=1.0"):
+        assert change(WITH_HEAD, parse_changes([text]), n_train=100, from_weights=True).head_solver == "none"
+    kept = change(WITH_HEAD, parse_changes(["lr=0.01"]), n_train=100, from_weights=True)
+    assert kept.head_solver == "logistic"
+
+
 def test_weights_decide_the_architecture() -> None:
     assert refused("width=16", "depth=2", from_weights=True) == (
         "model.width, model.depth cannot be set: the weights decide it; with weights the model's image_size, dropout, "
-        "stochastic_depth, pool, pool_blocks can be, or train from scratch"
+        "stochastic_depth, patch_dropout, pool, pool_blocks can be, or train from scratch"
     )
     recipe = changed("image_size=16", "dropout=0.1", "stochastic_depth=0.2", "lr=1e-3", from_weights=True)
     assert (recipe.model.dropout, recipe.model.stochastic_depth) == (0.1, 0.2)
