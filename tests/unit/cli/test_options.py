@@ -8,6 +8,8 @@ from vitrail.cli import build
 OPTIONS = {
     "demo": ["--out", "--seed"],
     "train": ["DATA", "--model", "--weights", "--recipe", "--out", "--seed", "--set"],
+    "lr-find": ["DATA", "--model", "--weights", "--recipe", "--seed", "--set", "--steps", "--html", "--json"],
+    "probe": ["MODEL", "DATA", "--model", "--method", "--shots", "--seeds", "--json"],
     "evaluate": ["MODEL", "DATA", "--model", "--split", "--protocol", "--json", "--html", "--csv"],
     "report": ["RUN", "--json", "--html"],
     "predict": ["MODEL", "IMAGE_OR_FOLDER", "--model", "--top", "--json", "--csv"],
