@@ -23,7 +23,8 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
-PositionRule = Literal["paper", "timm", "transformers", "torchvision", "dinov2"]  # see ops.grid.resample_positions
+# see ops.grid.resample_positions
+PositionRule = Literal["paper", "timm", "transformers", "torchvision", "dinov2", "flexivit"]
 
 
 class ResNetConfig(Config):
