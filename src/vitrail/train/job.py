@@ -87,6 +87,14 @@ class Plan:
     start: Start | None
 
 
+def rehearsal(plan: Plan) -> Job:
+    """The plan as a job that has no run folder, for what only tries some steps."""
+    device, steps = find_device(), total_steps(plan.recipe, len(plan.dataset.split("train")))
+    precision = find_precision(plan.recipe.precision, device)
+    counts = find_counts(plan)
+    return Job(plan.dataset, plan.recipe, plan.start, Path(), steps, precision, device, {}, lambda news: None, counts)
+
+
 def find_counts(plan: Plan) -> list[int] | None:
     """Training images of each class, where the recipe asks for them."""
     if not needs_counts(plan.recipe.optim) and plan.recipe.data.sampler != "balanced":

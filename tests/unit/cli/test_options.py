@@ -9,6 +9,7 @@ OPTIONS = {
     "demo": ["--out", "--seed"],
     "train": ["DATA", "--model", "--weights", "--recipe", "--out", "--seed", "--set"],
     "lr-find": ["DATA", "--model", "--weights", "--recipe", "--seed", "--set", "--steps", "--html", "--json"],
+    "batch-find": ["DATA", "--model", "--weights", "--recipe", "--seed", "--set", "--json"],
     "probe": ["MODEL", "DATA", "--model", "--method", "--shots", "--seeds", "--json"],
     "evaluate": ["MODEL", "DATA", "--model", "--split", "--protocol", "--json", "--html", "--csv"],
     "report": ["RUN", "--json", "--html"],
