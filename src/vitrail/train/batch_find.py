@@ -12,9 +12,9 @@ from vitrail.config import Config
 from vitrail.errors import ConfigError
 from vitrail.train.job import Job, choose, rehearsal
 from vitrail.train.loop import split, step_rng, train_step
-from vitrail.train.loss import Objective, make_loss
+from vitrail.train.loss import Objective
 from vitrail.train.memory import OutOfMemory, is_out_of_memory
-from vitrail.train.run import new_state
+from vitrail.train.run import make_objective, new_state
 from vitrail.train.state import TrainState
 from vitrail.types import Batch
 
@@ -62,7 +62,7 @@ def find_batch(
     `train` raises.
     """
     job = rehearsal(choose(data, model, weights, recipe, seed, overrides))
-    state, objective = new_state(job), make_loss(job.recipe.optim, job.counts, job.device)
+    state, objective = new_state(job), make_objective(job)
     trials: list[BatchTrial] = []
     for size in sizes(job.recipe.data.batch_size):
         trials.append(attempt(job, state, objective, size))

@@ -13,8 +13,7 @@ from vitrail.data.loader import TrainLoader
 from vitrail.errors import ConfigError
 from vitrail.train.job import Job, choose, rehearsal
 from vitrail.train.loop import step_that_fits
-from vitrail.train.loss import make_loss
-from vitrail.train.run import new_state
+from vitrail.train.run import make_objective, new_state
 from vitrail.train.solve import solve_head
 
 LOWEST, HIGHEST = 1e-6, 10.0
@@ -95,7 +94,7 @@ def sweep(job: Job, steps: int, notify: Callable[[int, int], None] | None) -> tu
     recipe, source, state = job.recipe, job.dataset.split("train"), new_state(job)
     if recipe.head_solver != "none":
         solve_head(state.model, recipe, source)
-    objective = make_loss(recipe.optim, job.counts, job.device)
+    objective = make_objective(job)
     loader = TrainLoader(source, recipe.preprocess, recipe.augment, recipe.data, recipe.seed)
     points: list[LrPoint] = []
     mean, lowest = 0.0, math.inf
