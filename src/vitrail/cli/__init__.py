@@ -18,6 +18,7 @@ import cyclopts
 
 from vitrail import __version__
 from vitrail.cli.convert import convert
+from vitrail.cli.data import data
 from vitrail.cli.demo import demo
 from vitrail.cli.evaluate import evaluate
 from vitrail.cli.inspect import inspect
@@ -27,7 +28,7 @@ from vitrail.cli.train import train
 
 DONE, DEFECT, MISTAKE, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
 
-VERBS: tuple[Callable[..., None], ...] = (demo, train, evaluate, predict, convert, inspect, models)
+VERBS: tuple[Callable[..., None], ...] = (demo, data, train, evaluate, predict, convert, inspect, models)
 
 _USERS_TO_MEND = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 

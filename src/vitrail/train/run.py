@@ -268,6 +268,10 @@ def opening(job: Job, state: TrainState) -> str:
         f"Training from {job.start.source if job.start else 'scratch'}: {parameters(recipe.model):,} parameters at "
         f"{rows} x {cols} px, {job.steps:,} steps ({recipe.epochs:g} epochs) in {job.precision}."
     )
+    if job.dataset.left_out:
+        listed, images = job.dataset.left_out.quarantine, job.dataset.left_out.images
+        each = ", ".join(f"{count:,} of {split}" for split, count in images.items() if count)
+        text += f" {listed.path} leaves out {sum(images.values()):,} images{f': {each}' if each else ''}."
     if recipe.expected:
         text += f" Expected: {recipe.expected}."
     if state.step:

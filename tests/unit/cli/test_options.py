@@ -7,8 +7,9 @@ from vitrail.cli import build
 
 OPTIONS = {
     "demo": ["--out", "--seed"],
+    "data": ["ACTION", "DATA", "--model", "--out", "--quarantine-labels", "--json"],
     "train": ["DATA", "--model", "--weights", "--recipe", "--out", "--seed", "--set"],
-    "evaluate": ["MODEL", "DATA", "--model", "--split", "--protocol", "--json", "--html"],
+    "evaluate": ["MODEL", "DATA", "--model", "--split", "--protocol", "--quarantine", "--json", "--html"],
     "predict": ["MODEL", "IMAGE_OR_FOLDER", "--model", "--top", "--json", "--csv"],
     "convert": ["SOURCE", "OUT", "--to", "--model", "--allow-loss"],
     "inspect": ["SOURCE", "--model", "--json"],
