@@ -303,6 +303,20 @@ class OptimConfig(Config):
     ema: Rate = 0.0  # decay of the averaged weights, which are then the ones evaluated and kept; 0: off
     max_skipped: PositiveInt = 10  # steps in a row without a finite loss and gradient after which training stops
 
+    @model_validator(mode="after")
+    def _check(self) -> "OptimConfig":  # not Self: the shape checker cannot read it here
+        if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
+            raise ValueError("nesterov goes with optimizer=sgd and a momentum above 0")
+        if self.cooldown_steps and self.schedule not in ("rsqrt", "wsd"):
+            raise ValueError(f"cooldown_steps goes with schedule=rsqrt or wsd, found {self.schedule}")
+        if self.schedule == "wsd" and not self.cooldown_steps:
+            raise ValueError("schedule=wsd needs cooldown_steps above 0, the steps over which the rate decays")
+        if self.schedule == "constant" and self.final_lr:
+            raise ValueError(f"final_lr is not reached with schedule=constant: set final_lr=0, found {self.final_lr:g}")
+        if self.logit_adjustment and self.loss != "softmax":
+            raise ValueError(f"logit_adjustment goes with loss=softmax, found {self.loss}")
+        return self
+
 
 class LoraConfig(Config):
     """Low-rank updates of frozen matrices (Hu et al. 2021), merged into the weights at the end."""
@@ -348,4 +362,14 @@ class Recipe(Config):
     def _check(self) -> "Recipe":  # not Self: the shape checker cannot read it here
         if self.preprocess.interpolation == "area":
             raise ValueError("preprocess.interpolation area is for evaluation by a protocol; no other program does it")
+        if self.steps is None and self.epochs == 0 and self.head_solver == "none":
+            raise ValueError("epochs=0 trains nothing: set epochs or steps above 0, or head_solver=ridge or logistic")
+        against = {
+            "data.sampler=balanced": self.data.sampler == "balanced",
+            "optim.class_weights=balanced": self.optim.class_weights == "balanced",
+            "optim.logit_adjustment": self.optim.logit_adjustment > 0,
+        }
+        if sum(against.values()) > 1:
+            found = " and ".join(name for name, used in against.items() if used)
+            raise ValueError(f"one remedy for unequal classes at a time, or they are counted twice: found {found}")
         return self

@@ -242,6 +242,16 @@ def percent(share: float | None) -> str:
     return text
 
 
+def duration(seconds: float) -> str:
+    """`75 s` as `1 min 15 s`, hours and minutes above an hour."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
 def sentence(text: str) -> str:
     """The text with a capital at its start and a full stop at its end."""
     return text[:1].upper() + text[1:].rstrip(".") + "."

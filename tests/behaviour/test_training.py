@@ -19,6 +19,7 @@ import torch
 import vitrail
 from pictures import class_folders
 from vitrail.errors import ConfigError, DataError, StorageError, UnknownName, UserError, WeightsError
+from vitrail.evaluate.predictions import read_csv
 from vitrail.inference import load
 from vitrail.train import run as run_module
 from vitrail.train import state as state_module
@@ -96,7 +97,7 @@ def assert_same_run(found: Path, expected: Path) -> None:
 
 def test_a_run_leaves_everything_behind(unbroken: Path, images: Path) -> None:
     assert sorted(p.name for p in unbroken.iterdir()) == [
-        "checkpoints", "evaluation.json", "metrics.jsonl", "model", "report.html", "run.json",
+        "checkpoints", "evaluation.json", "metrics.jsonl", "model", "predictions.csv", "report.html", "run.json",
     ]  # fmt: skip
     rows = metrics_of(unbroken)
     assert [row["step"] for row in rows if "loss" in row] == list(
@@ -116,6 +117,8 @@ def test_a_run_leaves_everything_behind(unbroken: Path, images: Path) -> None:
 
 def test_the_kept_model_scores_what_the_run_says(unbroken: Path, images: Path) -> None:
     stored = json.loads((unbroken / "evaluation.json").read_text())
+    results = read_csv(unbroken / "predictions.csv")
+    assert (len(results), sum(r.right for r in results)) == (stored["images"], stored["top1_count"])
     again = vitrail.evaluate(load(unbroken), images, split="val")
     assert (again.top1_count, again.nll) == (stored["top1_count"], stored["nll"])
     assert metrics_of(unbroken)[-1]["val_top1"] == again.top1
@@ -441,7 +444,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[UserError], str]] = {
         ConfigError,
         "a recipe has no field 'optim.lrr'; did you mean 'optim.lr'",
     ),
-    "value": ({"overrides": ["epochs=-1"]}, ConfigError, "epochs: should be greater than 0, found -1"),
+    "value": ({"overrides": ["epochs=-1"]}, ConfigError, "epochs: should be greater than or equal to 0, found -1"),
     "share": (
         {"overrides": ["val_share=2"]},
         ConfigError,

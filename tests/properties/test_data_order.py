@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pictures import encode, noise
 from vitrail.config import AugmentConfig, DataConfig, Preprocess
 from vitrail.data.loader import EvaluationPass, TrainLoader
-from vitrail.data.sampler import batch_positions, epoch_order
+from vitrail.data.sampler import ClassTurns, batch_positions, epoch_order
 from vitrail.data.stores import MemorySource
 from vitrail.types import Batch
 
@@ -61,6 +61,63 @@ def test_cutting_the_stream_into_other_batches_keeps_its_order(n, seed):
         assert parts[:60] == whole
 
 
+@st.composite
+def labelled(draw):
+    """(labels of every class at least once, number of classes)."""
+    counts = draw(st.lists(st.integers(1, 7), min_size=1, max_size=6))
+    labels = [k for k, count in enumerate(counts) for _ in range(count)]
+    return torch.tensor(draw(st.permutations(labels))), len(counts)
+
+
+def turns(data, seed):
+    labels, classes = data
+    return ClassTurns(labels, tuple(map(str, range(classes))), seed)
+
+
+@settings(deadline=None)
+@given(labelled(), seeds, st.integers(0, 100))
+def test_balanced_classes_take_turns(data, seed, place):
+    """Counts differ by at most one after any number of places."""
+    labels, classes = data
+    stream = [turns(data, seed).positions(1, at)[0] for at in range(place + 1)]
+    counts = Counter(labels[index].item() for _, index in stream)
+    assert max(counts.values()) - min(counts[k] for k in range(classes)) <= 1
+    for start in range(0, place + 1 - classes, classes):
+        assert {labels[index].item() for _, index in stream[start : start + classes]} == set(range(classes))
+
+
+@settings(deadline=None)
+@given(labelled(), seeds)
+def test_balanced_passes_hold_every_image_of_the_class_once(data, seed):
+    labels, classes = data
+    passes = 3
+    longest = int(torch.bincount(labels).max())
+    stream = turns(data, seed).positions(classes * longest * passes, 0)
+    for k in range(classes):
+        members = torch.nonzero(labels == k).flatten().tolist()
+        of_class = [(number, index) for number, index in stream if labels[index] == k]
+        for number in range(passes):
+            assert sorted(index for n, index in of_class if n == number) == members
+        assert len(set(of_class)) == len(of_class), "no variation of an image comes twice"
+
+
+@settings(deadline=None)
+@given(st.integers(1, 6), st.integers(1, 6), seeds, st.integers(0, 3))
+def test_a_balanced_epoch_of_equal_classes_is_every_image_once(classes, each, seed, epoch):
+    data = torch.arange(classes).repeat(each), classes
+    stream = turns(data, seed).positions(classes * each, epoch)
+    assert sorted(index for _, index in stream) == list(range(classes * each))
+
+
+@settings(deadline=None)
+@given(labelled(), batches, seeds, st.integers(0, 10**6))
+def test_a_balanced_step_does_not_depend_on_the_steps_before_it(data, batch_size, seed, step):
+    used = turns(data, seed)
+    used.positions(batch_size, step + 3)  # what it keeps must not matter
+    expected = [turns(data, seed).positions(1, step * batch_size + i)[0] for i in range(batch_size)]
+    assert used.positions(batch_size, step) == expected
+
+
 def source(n: int) -> MemorySource:
     labels = np.arange(n, dtype=np.int64) % 3
     data = tuple(encode(noise(6 + i % 3, 7, i)) for i in range(n))
@@ -70,6 +127,24 @@ def source(n: int) -> MemorySource:
 def loader(n: int, batch_size: int, seed: int, workers: int, **augment: object) -> TrainLoader:
     config = AugmentConfig(**({"rotate": 10.0, "shift": 0.1, "mixup": 0.3, "cutmix": 1.0} | augment))
     return TrainLoader(source(n), Preprocess(size=8), config, DataConfig(batch_size=batch_size, workers=workers), seed)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_balanced_stream_reaches_the_batches(workers):
+    """Classes a, b and c have 4, 4 and 3 images; resuming and workers change nothing."""
+    config = DataConfig(batch_size=4, workers=workers, sampler="balanced")
+
+    def stream(start: int, stop: int) -> list[Batch]:
+        plain = AugmentConfig(rotate=10.0)
+        return list(TrainLoader(source(11), Preprocess(size=8), plain, config, 3).batches(start, stop))
+
+    whole = stream(0, 9)
+    assert same(whole[5:], stream(5, 9))
+    assert torch.cat([batch.labels for batch in whole]).bincount().tolist() == [12, 12, 12]
+    expected = ClassTurns(torch.arange(11) % 3, ("a", "b", "c"), 3).positions(36, 0)
+    assert torch.cat([batch.index for batch in whole]).tolist() == [index for _, index in expected]
+    shuffled = list(loader(11, 4, 3, 0, mixup=0.0, cutmix=0.0).batches(0, 9))
+    assert torch.cat([batch.labels for batch in shuffled]).bincount().tolist() != [12, 12, 12]
 
 
 def same(one: list[Batch], two: list[Batch]) -> bool:

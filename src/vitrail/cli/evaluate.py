@@ -31,24 +31,29 @@ def evaluate(
     ] = None,
     json: Annotated[File | None, Parameter(help="Write the report as JSON to this file; - for stdout.")] = None,
     html: Annotated[File | None, Parameter(help="Write the report as one HTML page to this file.")] = None,
+    csv: Annotated[
+        File | None, Parameter(help="Write one line an image, its label and its predicted class; - for stdout.")
+    ] = None,
 ) -> None:
     """Score a model on labelled images: top-1 with its interval, top-5, calibration, each class.
 
     Classes of the data are matched to those of the model by name, never by place.
     """
     from vitrail.cli.progress import counting
-    from vitrail.evaluate import evaluate as run
-    from vitrail.evaluate import open_as_trained, picture_mistakes, render
+    from vitrail.evaluate import evaluate_each, open_as_trained, picture_mistakes, render
+    from vitrail.evaluate.predictions import to_csv
     from vitrail.inference import load
 
-    check({"--json": json, "--html": html})
+    check({"--json": json, "--html": html, "--csv": csv})
     classifier = load(model_source, model=model)
     images = open_as_trained(data, classifier.record, quarantine)
     with counting("evaluate") as notify:
-        report = run(classifier, images, split=split, protocol=protocol, notify=notify)
-    if "-" not in (json, html):
+        report, results = evaluate_each(classifier, images, split=split, protocol=protocol, notify=notify)
+    if "-" not in (json, html, csv):
         sys.stdout.write(report.markdown())
     if json is not None:
         write(json, report.json())
     if html is not None:
         write(html, render(report, mistakes=picture_mistakes(report, images), title=f"{model_source} on {images.name}"))
+    if csv is not None:
+        write(csv, to_csv(results))

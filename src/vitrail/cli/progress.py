@@ -85,6 +85,6 @@ def _rate(images_per_second: float | None) -> str:
 def _left(seconds: float | None) -> str:
     if seconds is None:
         return ""
-    from vitrail.train.progress import duration
+    from vitrail.report import duration
 
     return f"{duration(seconds)} left"

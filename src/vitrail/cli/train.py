@@ -45,7 +45,9 @@ def train(
     """
     from vitrail.cli.progress import reporting
     from vitrail.train import train as run
+    from vitrail.train.allocator import keep_freed_memory
 
+    keep_freed_memory()
     with reporting() as notify:
         result = run(
             data, model=model, weights=weights, recipe=recipe, out=out, seed=seed, overrides=set_, notify=notify

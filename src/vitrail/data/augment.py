@@ -1,4 +1,5 @@
-"""Training transforms of one image: crop, flip, rotate, shift, RandAugment, erase. A pure function of their arguments.
+"""Training transforms of one image: crop, flip, rotate, shift, RandAugment, 3-Augment, jitter, erase. Pure functions
+of their arguments.
 
 Crop, flip, rotation and shift are drawn first and applied together: an image is interpolated once, not four times. Only
 where the crop is larger than the target is it resized beforehand, with antialiasing. Coordinates are (rows, cols).
@@ -16,7 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from vitrail.config import AugmentConfig
-from vitrail.data.preprocess import Fitted, resize
+from vitrail.data.preprocess import Fitted, covering_size, middle, resize
+from vitrail.data.randaugment import rand_augment
+from vitrail.data.three_augment import color_jitter, three_augment
 from vitrail.errors import MissingExtra
 from vitrail.types import Pixels
 
@@ -38,7 +41,7 @@ class Box:
 
 def check_extras(config: AugmentConfig) -> None:
     """Raises MissingExtra where the config needs a package that is not installed: before the run, not in a worker."""
-    if config.randaugment_layers:
+    if config.randaugment_layers and config.randaugment == "torchvision":
         _rand_augment_transform(config.randaugment_layers, config.randaugment_magnitude)
 
 
@@ -47,10 +50,13 @@ def augment(
 ) -> Fitted:
     """One image cropped and resized to (rows, cols) = size and varied as the config says; uint8 in and out.
 
-    Rotation and shift leave black corners. Needs torchvision for RandAugment only (MissingExtra).
+    Rotation and shift leave black corners. Needs torchvision for its RandAugment only (MissingExtra).
     """
     rng = random.Random(seed)
-    box = random_box((pixels.shape[1], pixels.shape[2]), size, config, rng)
+    if config.crop == "simple":
+        pixels, box = simple_crop(pixels, size, config, rng, interpolation)
+    else:
+        box = random_box((pixels.shape[1], pixels.shape[2]), size, config, rng)
     flip = rng.random() < config.flip
     if config.rotate or config.shift:
         angle = rng.uniform(-config.rotate, config.rotate)
@@ -61,6 +67,10 @@ def augment(
         pixels = pixels.flip(2) if flip else pixels
     if config.randaugment_layers:
         pixels = _rand_augment(pixels, config, rng.getrandbits(63))
+    if config.three_augment:
+        pixels = three_augment(pixels, rng)
+    if config.color_jitter:
+        pixels = color_jitter(pixels, config.color_jitter, rng)
     if rng.random() < config.erase:
         pixels = erase(pixels, rng)
     return pixels
@@ -84,6 +94,33 @@ def random_box(image: tuple[int, int], size: tuple[int, int], config: AugmentCon
     height = min(rows, max(1, round(cols / low)))
     width = min(cols, max(1, round(rows * high)))
     return Box((rows - height) // 2, (cols - width) // 2, height, width)
+
+
+def simple_crop(
+    pixels: Pixels, size: tuple[int, int], config: AugmentConfig, rng: random.Random, interpolation: str
+) -> tuple[Fitted, Box]:
+    """(the image fitted, where in it the crop lies): the image keeps its shape and covers crop_enlarge times the
+    target, gets crop_padding mirrored pixels on each side, and the crop is any place of the target's size in that.
+
+    DeiT III's Simple Random Crop (facebookresearch/deit, augment.py: enlarge 1, padding 4) and, with enlarge 448 / 384
+    and no padding, the crop that big_vision fine-tunes on CIFAR with (pp/ops_image.py, resize_small and random_crop).
+    """
+    pixels = middle(pixels)
+    cover = round(size[0] * config.crop_enlarge), round(size[1] * config.crop_enlarge)
+    pixels = resize(pixels, covering_size((pixels.shape[1], pixels.shape[2]), cover), interpolation)
+    pixels = mirror_pad(pixels, config.crop_padding)
+    rows, cols = pixels.shape[1:]
+    return pixels, Box(rng.randint(0, rows - size[0]), rng.randint(0, cols - size[1]), *size)
+
+
+def mirror_pad(pixels: Pixels, padding: int) -> Fitted:
+    """`padding` pixels more on each side, mirrored about the outermost ones, which are not repeated; in an image that
+    is smaller than the padding, mirrored again."""
+    for axis in (1, 2):
+        last = pixels.shape[axis] - 1
+        at = torch.arange(-padding, last + 1 + padding).abs() % max(2 * last, 1)
+        pixels = pixels.index_select(axis, torch.minimum(at, 2 * last - at).clamp_(min=0)) if padding else pixels
+    return pixels
 
 
 def warp(
@@ -166,7 +203,11 @@ def _points(rows: int, cols: int) -> Float[Tensor, "HW 3"]:
 
 
 def _rand_augment(pixels: Pixels, config: AugmentConfig, seed: int) -> Pixels:
-    """torchvision's RandAugment, which draws from torch's global generator: that is seeded for it and then put back."""
+    """The RandAugment that the config names. torchvision's draws from torch's global generator, which is seeded for it
+    and then put back."""
+    if config.randaugment != "torchvision":
+        layers, magnitude = config.randaugment_layers, config.randaugment_magnitude
+        return rand_augment(pixels, layers, magnitude, seed, mended=config.randaugment == "tf_mended")
     transform = _rand_augment_transform(config.randaugment_layers, config.randaugment_magnitude)
     generator = torch.default_generator  # not torch.manual_seed, which would seed every GPU as well
     state = generator.get_state()

@@ -24,7 +24,7 @@ from vitrail.data.augment import augment, check_extras
 from vitrail.data.decode import decode, dimensions
 from vitrail.data.mix import mix
 from vitrail.data.preprocess import fit, to_model
-from vitrail.data.sampler import batch_positions, batch_seed, sample_seed
+from vitrail.data.sampler import ClassTurns, batch_positions, batch_seed, sample_seed
 from vitrail.data.stores import Source
 from vitrail.errors import DataError, ImageError
 from vitrail.types import Batch, Pixels
@@ -61,7 +61,7 @@ class TrainLoader:
         self.source, self.preprocess, self.augment, self.data, self.seed = source, preprocess, augment, data, seed
         self.workers = worker_count(source, data.workers)
         self.broken: dict[str, str] = {}  # id -> reason, of the images met so far
-        self._make = _TrainParts(source, preprocess, augment, data.batch_size, seed)
+        self._make = _TrainParts(source, preprocess, augment, data, seed)
 
     def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """Steps of the stream, on the CPU, mixed; a pure function of (seed, step).
@@ -133,6 +133,8 @@ def worker_count(source: Source, workers: int | None) -> int:
 
 def smallest_side(size: tuple[int, int], augment: AugmentConfig) -> int:
     """Pixels that both sides of an image must have so that its smallest random crop is not enlarged to `size`."""
+    if augment.crop == "simple":
+        return math.ceil(max(size) * augment.crop_enlarge)
     low, high = augment.crop_ratio
     return math.ceil(max(size) / math.sqrt(augment.crop_scale[0] * min(low, 1 / high)))
 
@@ -161,18 +163,23 @@ class _TrainParts:
     """Step -> the augmented images of its batch."""
 
     def __init__(
-        self, source: Source, preprocess: Preprocess, augment: AugmentConfig, batch_size: int, seed: int
+        self, source: Source, preprocess: Preprocess, augment: AugmentConfig, data: DataConfig, seed: int
     ) -> None:
         self.source, self.preprocess, self.augment = source, preprocess, augment
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed = data.batch_size, seed
         self.labels = torch.from_numpy(source.labels)
+        self.turns = ClassTurns(self.labels, source.classes, seed) if data.sampler == "balanced" else None
         self.reader = _Reader(source, smallest_side(preprocess.size, augment))
 
     def __getitem__(self, step: int) -> _Part:
         images: list[Pixels] = []
         indices: list[int] = []
         broken: list[tuple[int, str]] = []
-        for epoch, index in batch_positions(len(self.source), self.batch_size, self.seed, step):
+        if self.turns is None:
+            positions = batch_positions(len(self.source), self.batch_size, self.seed, step)
+        else:
+            positions = self.turns.positions(self.batch_size, step)
+        for epoch, index in positions:
             seed = sample_seed(self.seed, epoch, index)
             pixels, used = self._readable(index, seed, broken)
             images.append(augment(pixels, self.preprocess.size, self.augment, seed, self.preprocess.interpolation))

@@ -19,7 +19,8 @@ def mix(batch: Batch, config: AugmentConfig, classes: int, seed: int) -> Batch:
     """The batch after mixup or CutMix, with soft labels over the classes; the same batch where neither is drawn.
 
     With both on, each batch takes one of them with even odds. The share of an image's own content is drawn from
-    Beta(a, a), once a batch. A pure function of its arguments.
+    Beta(a, a), once a batch; with mixup_major that of mixup is at least a half (big_vision/utils.py, get_mixup). A pure
+    function of its arguments.
     """
     if not (config.mixup or config.cutmix) or len(batch.images) < 2:
         return batch
@@ -33,6 +34,7 @@ def mix(batch: Batch, config: AugmentConfig, classes: int, seed: int) -> Batch:
         rows, cols = batch.images.shape[-2:]
         images, share = cutmix(batch.images, cut_box(rows, cols, share, rng.random(), rng.random()))
     else:
+        share = max(share, 1 - share) if config.mixup_major else share
         images = mixup(batch.images, share)
     return Batch(images, mixed_labels(batch.labels, classes, share), batch.index)
 

@@ -34,7 +34,7 @@ def fit(pixels: Pixels, config: Preprocess) -> Fitted:
     rows, cols = config.size
     cover = math.floor(rows / config.crop), math.floor(cols / config.crop)
     if config.resize == "shortest":
-        pixels = _middle(pixels)
+        pixels = middle(pixels)
         cover = covering_size(_size(pixels), cover)
     pixels = resize(pixels, cover, config.interpolation, config.antialias)
     return centre_crop(pixels, (rows, cols), config.odd_margin == "down")
@@ -105,7 +105,7 @@ def centre_crop(pixels: Pixels, size: tuple[int, int], floor: bool = False) -> F
     return pixels[:, top : top + rows, left : left + cols]
 
 
-def _middle(pixels: Pixels) -> Fitted:
+def middle(pixels: Pixels) -> Fitted:
     """Bound the work on a sliver: resized to cover the model's input, a 1 x 100,000 image would take gigabytes.
 
     The centre crop keeps far less than what is left here, so no pixel that it shows is lost.

@@ -1,6 +1,6 @@
 """One pass over a data set, every image counted once -> Report; and the Report as one HTML page."""
 
-from vitrail.evaluate.classification import evaluate, open_as_trained
+from vitrail.evaluate.classification import evaluate, evaluate_each, open_as_trained
 from vitrail.evaluate.page import picture_mistakes, render
 
-__all__ = ["evaluate", "open_as_trained", "picture_mistakes", "render"]
+__all__ = ["evaluate", "evaluate_each", "open_as_trained", "picture_mistakes", "render"]

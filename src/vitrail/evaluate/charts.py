@@ -2,13 +2,12 @@
 
 Written by hand rather than by matplotlib: two kinds of charts need little code, take their colours and fonts from the
 page's style (so dark mode and print work without replacing anything), are the same bytes on every machine, and leave
-evaluation without an optional package. All they hold of the user's are numbers, never a name.
+evaluation without an optional package. All they hold of the user's are numbers; every text is escaped all the same.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from markupsafe import Markup, escape
 
@@ -27,11 +26,13 @@ FEW = 10  # images of a bin whose accuracy says little
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: its class in the style sheet, (x, y) in the order of x, and whether to write the last y beside it."""
+    """One curve: its class in the style sheet, (x, y) in the order of x, and what is written beside its end: the last
+    y, unless `value` is False, after a mark of one or two letters, where curves are told apart by one."""
 
     kind: str
     points: Sequence[tuple[float, float]]
     value: bool = True
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,14 @@ def line_chart(
     if shares and up.high > 1:
         up = Axis(up.low, 1.0, up.start, up.end, tuple(t for t in up.ticks if t <= 1))
     parts = [_grid(across, up, x_title, shares)]
-    heights = _apart([up.at(line.points[-1][1]) for line in lines])
+    heights = _apart([up.at(line.points[-1][1]) for line in lines], TOP, HEIGHT - BOTTOM)
     for line, height in zip(lines, heights, strict=True):
         path = " ".join(f"{across.at(x):.6g},{up.at(y):.6g}" for x, y in line.points)
         x, y = line.points[-1]
         parts += [
             f'<polyline class="curve {line.kind}" points="{path}"/>',
             f'<circle class="dot {line.kind}" cx="{across.at(x):.6g}" cy="{up.at(y):.6g}" r="2.6"/>',
-            _text(f"value {line.kind}", WIDTH - RIGHT + 7, height + 4, _value(y, shares)) if line.value else "",
+            _text(f"value {line.kind}", WIDTH - RIGHT + 7, height + 4, _end_text(line, y, shares)),
         ]
     return _svg(WIDTH, HEIGHT, label, parts)
 
@@ -123,6 +124,41 @@ def reliability_chart(bins: Sequence[Calibration], label: str) -> Markup:
     return _svg(LEFT + side + 16, bottom + 38, label, parts)
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A value between the ends of its interval; `kind` and `mark` as those of a Line."""
+
+    kind: str
+    mark: str
+    low: float
+    value: float
+    high: float
+
+
+def interval_chart(
+    rows: Sequence[Interval], *, x_title: str, label: str, reference: float | None = None, unit: float = 100.0
+) -> Markup:
+    """Intervals one under the other on one axis, in units of 1 / `unit` (percent). `reference` gets a dashed line."""
+    ends = [unit * v for row in rows for v in (row.low, row.high)] + ([] if reference is None else [unit * reference])
+    bottom, right = TOP + 24.0 * len(rows), WIDTH - 16.0
+    across = axis(ends, 30.0, right)
+    parts = [_line("grid", across.at(t), TOP, across.at(t), bottom) for t in across.ticks]
+    if reference is not None:
+        parts.append(_line("ideal", across.at(unit * reference), TOP, across.at(unit * reference), bottom))
+    for place, row in enumerate(rows):
+        y = TOP + 24.0 * place + 12.0
+        low, value, high = (across.at(unit * v) for v in (row.low, row.value, row.high))
+        parts += [
+            _text(f"value {row.kind}", 4.0, y + 4, row.mark),
+            _line(f"span {row.kind}", low, y, high, y),
+            f'<circle class="dot {row.kind}" cx="{value:.6g}" cy="{y:.6g}" r="4.2"/>',
+        ]
+    parts.append(_line("base", 30.0, bottom, right, bottom))
+    parts += [_text("mid", across.at(t), bottom + 15, f"{t:.4g}".replace("-", "\u2212")) for t in across.ticks]
+    parts.append(_text("mid", (30.0 + right) / 2, bottom + 30, x_title))
+    return _svg(WIDTH, bottom + 34, label, parts)
+
+
 def _grid(across: Axis, up: Axis, x_title: str, shares: bool) -> str:
     left, right, bottom = LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM
     parts = []
@@ -143,15 +179,26 @@ def _text(kind: str, x: float, y: float, text: str) -> str:
     return f'<text class="{kind}" x="{x:.6g}" y="{y:.6g}">{escape(text)}</text>'
 
 
-def _apart(places: Sequence[float], least: float = 12.0) -> list[float]:
-    """The places moved as little as needed so that labels there do not cover each other."""
-    moved = list(places)
+def _apart(places: Sequence[float], low: float, high: float, least: float = 12.0) -> list[float]:
+    """The places moved as little as needed so that labels there do not cover each other, within low..high.
+
+    Labels that meet become a block around their mean place (isotonic regression by pooling neighbours). Where even all
+    of low..high is too small they come closer than `least`.
+    """
     order = sorted(range(len(places)), key=lambda i: (places[i], i))
-    for before, after in pairwise(order):
-        overlap = least - (moved[after] - moved[before])
-        if overlap > 0:
-            moved[before] -= overlap / 2
-            moved[after] += overlap / 2
+    least = min(least, (high - low) / max(1, len(places) - 1))
+    blocks: list[tuple[float, int]] = []  # mean place with the labels above taken out, labels
+    for rank, i in enumerate(order):
+        mean, count = places[i] - rank * least, 1
+        while blocks and blocks[-1][0] > mean:
+            above, more = blocks.pop()
+            mean, count = (above * more + mean * count) / (more + count), more + count
+        blocks.append((mean, count))
+    most = high - (len(places) - 1) * least
+    flat = [min(max(mean, low), most) for mean, count in blocks for _ in range(count)]
+    moved = [0.0] * len(places)
+    for rank, i in enumerate(order):
+        moved[i] = flat[rank] + rank * least
     return moved
 
 
@@ -159,6 +206,10 @@ def _round_up(step: float) -> float:
     """The smallest of 1, 2, 2.5, 5 times a power of ten that is at least `step`."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= step * (1 - 1e-9))
+
+
+def _end_text(line: Line, y: float, shares: bool) -> str:
+    return " ".join(filter(None, (line.mark, _value(y, shares) if line.value else "")))
 
 
 def _value(y: float, shares: bool) -> str:

@@ -18,6 +18,7 @@ from vitrail.data.manifests import SPLITS
 from vitrail.data.protocols import by_protocol
 from vitrail.data.sources import Dataset, Source, open_dataset
 from vitrail.errors import DataError, WeightsError, close_matches
+from vitrail.evaluate.predictions import ImageResult
 from vitrail.inference import Classifier, load
 from vitrail.ops import metrics
 from vitrail.report import (
@@ -110,6 +111,30 @@ def evaluate(
     Raises DataError where a class of the data is not one of the model's, or more than 1 % of the images are unreadable
     (fewer are listed in the report and count for nothing); WeightsError where the outputs are not finite.
     """
+    return evaluate_each(
+        classifier,
+        data,
+        split=split,
+        batch_size=batch_size,
+        workers=workers,
+        precision=precision,
+        protocol=protocol,
+        notify=notify,
+    )[0]
+
+
+def evaluate_each(
+    classifier: Classifier | str | Path,
+    data: str | Path | Dataset | Source,
+    *,
+    split: str | None = None,
+    batch_size: int = 64,
+    workers: int | None = None,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    protocol: str | None = None,
+    notify: Callable[[int, int], None] | None = None,
+) -> tuple[Report, tuple[ImageResult, ...]]:
+    """`evaluate`, and what the model said about each image that was counted, in the order of the data."""
     source_name = None
     if not isinstance(classifier, Classifier):
         source_name, classifier = str(classifier), load(classifier)
@@ -134,7 +159,7 @@ def evaluate(
     unreadable = [Unreadable(id=printable(i), reason=printable(reason)) for i, reason in images.unreadable]
     _check_count(done, unreadable, part)
     found = Outcome.join(outcomes)
-    return Report(
+    report = Report(
         **_scores(found),
         **_class_scores(found, classifier.labels),
         data=_data_facts(part),
@@ -143,6 +168,7 @@ def evaluate(
         unreadable=tuple(unreadable),
         mistakes=_mistakes(found, part.source, classifier.labels),
     )
+    return report, _image_results(found, part.source, classifier.labels)
 
 
 def open_as_trained(data: str | Path, record: Mapping[str, Any], quarantine: str | Path | None = None) -> Dataset:
@@ -314,6 +340,21 @@ def _mistakes(found: Outcome, source: Source, labels: LabelSet) -> tuple[Mistake
             index=int(found.index[i]),
         )
         for i in worst
+    )
+
+
+def _image_results(found: Outcome, source: Source, labels: LabelSet) -> tuple[ImageResult, ...]:
+    columns = (found.index, found.label, found.predicted, found.confidence, found.loss)
+    return tuple(
+        ImageResult(
+            image=printable(source.id(index)),
+            label=printable(labels.names[label]),
+            predicted=printable(labels.names[predicted]),
+            confidence=confidence,
+            label_probability=math.exp(-loss),
+            right=label == predicted,
+        )
+        for index, label, predicted, confidence, loss in zip(*(c.tolist() for c in columns), strict=True)
     )
 
 

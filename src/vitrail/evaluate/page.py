@@ -15,6 +15,7 @@ from vitrail.data.decode import decode
 from vitrail.data.sources import Dataset, Source
 from vitrail.errors import DataError
 from vitrail.evaluate.charts import Line, line_chart, reliability_chart, thin
+from vitrail.evaluate.runs import by_step, number, points
 from vitrail.report import Mistake, Report, percent, printable, sentence
 
 PICTURES = 12  # mistakes shown as pictures
@@ -40,7 +41,7 @@ def render(
     environment.filters.update(percent=_percent, sentence=sentence, tight=_tight)
     here = files("vitrail.evaluate")
     template = environment.from_string(here.joinpath("page.html.j2").read_text(encoding="utf-8"))
-    matrix, steps = _matrix(report), _by_step(history)
+    matrix, steps = _matrix(report), by_step(history)
     return template.render(
         title=printable(title),
         style=Markup(here.joinpath("style.css").read_text(encoding="utf-8")),
@@ -95,35 +96,15 @@ def _tight(text: str) -> str:
     return text.replace(" %", "\u202f%")
 
 
-def _number(row: Mapping[str, Any], key: str) -> float | None:
-    value = row.get(key)
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if usable and value is not None else None
-
-
-def _by_step(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """One row a step, in order; a run writes what it trained and what it scored in rows of their own."""
-    merged: dict[float, dict[str, Any]] = {}
-    for row in history:
-        if (step := _number(row, "step")) is not None:
-            merged.setdefault(step, {}).update(row)
-    return [merged[step] for step in sorted(merged)]
-
-
-def _points(history: Sequence[Mapping[str, Any]], x: str, y: str) -> list[tuple[float, float]]:
-    pairs = ((_number(row, x), _number(row, y)) for row in history)
-    return [(a, b) for a, b in pairs if a is not None and b is not None]
-
-
 def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Title, legend and picture of each training curve that has at least two points."""
-    x = "epoch" if any(_number(row, "epoch") is not None for row in history) else "step"
-    end = max((_number(row, x) or 0.0 for row in history), default=0.0)
+    x = "epoch" if any(number(row, "epoch") is not None for row in history) else "step"
+    end = max((number(row, x) or 0.0 for row in history), default=0.0)
     curves: list[dict[str, Any]] = []
     if end <= 0:
         return curves
-    loss, nll = thin(_points(history, x, "loss")), thin(_points(history, x, "val_nll"))
-    top1, rate = thin(_points(history, x, "val_top1")), thin(_points(history, x, "lr"))
+    loss, nll = thin(points(history, x, "loss")), thin(points(history, x, "val_nll"))
+    top1, rate = thin(points(history, x, "val_top1")), thin(points(history, x, "lr"))
     names = {"a": "training", "b": "held-out"}
     lines = [Line(kind, points) for kind, points in (("a", loss), ("b", nll)) if len(points) > 1]
     if lines:
@@ -149,12 +130,12 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _history_rows(history: Sequence[Mapping[str, Any]], most: int = 40) -> list[list[str]]:
     """The rows behind the curves as text: those with a held-out score, or evenly chosen ones where there is none."""
     keys = ("step", "epoch", "loss", "lr", "val_top1", "val_nll")
-    chosen = [row for row in history if _number(row, "val_top1") is not None] or list(history)
+    chosen = [row for row in history if number(row, "val_top1") is not None] or list(history)
     every = math.ceil(len(chosen) / most) or 1
     chosen = chosen[::-1][::every][::-1]  # counted from the end: the last row is always there
     table = []
     for row in chosen:
-        values = [_number(row, key) for key in keys]
+        values = [number(row, key) for key in keys]
         texts = ["–" if v is None else f"{v:.4g}" for v in values]
         texts[0] = "–" if values[0] is None else f"{values[0]:.0f}"
         texts[4] = _percent(values[4])

@@ -4,7 +4,7 @@ RUN/run.json         recipe, data, start, seed, versions, start and finish
     metrics.jsonl    one JSON line a step or evaluation
     checkpoints/     see state.py
     model/           the trained model, see weights/checkpoint.py
-    evaluation.json  report.html
+    evaluation.json  predictions.csv  report.html
 """
 
 import errno

@@ -10,15 +10,18 @@ import torch
 
 from vitrail import __version__
 from vitrail.config import DataConfig, Recipe
+from vitrail.data.sampler import class_counts
 from vitrail.data.sources import Dataset, open_dataset
 from vitrail.errors import ConfigError, UnknownName
 from vitrail.models.catalog import find_model
 from vitrail.train.folder import IDENTITY, open_run
 from vitrail.train.loop import Precision, find_precision
+from vitrail.train.loss import needs_counts
 from vitrail.train.progress import Progress
-from vitrail.train.recipes import RECIPES, summarise
-from vitrail.train.settings import change, parse_changes, total_steps
+from vitrail.train.recipes import FROM_SCRATCH, RECIPES, check_recipe
+from vitrail.train.settings import change, parse_changes, total_epochs, total_steps
 from vitrail.train.start import Start, find_start
+from vitrail.train.summary import summarise
 
 Notify = Callable[[Progress], None]
 
@@ -36,11 +39,17 @@ class Job:
     device: torch.device
     run: dict[str, Any]  # run.json
     notify: Notify
+    counts: list[int] | None  # training images of each class, where the loss or the sampler depends on them
 
     @property
     def n_train(self) -> int:
         """Images that are trained on."""
         return len(self.dataset.split("train"))
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training images of the whole run."""
+        return total_epochs(self.recipe, self.n_train)
 
     def epoch(self, step: int) -> float:
         """Passes over the training images that are done after `step` steps."""
@@ -61,8 +70,8 @@ def decide(
     name = recipe or ("finetune" if weights else "scratch_small")
     if name not in RECIPES:
         raise UnknownName("recipe", name, RECIPES)
-    if name == "scratch_small" and weights:
-        raise ConfigError("the recipe scratch_small starts from random weights: leave out --weights, or use finetune")
+    if name in FROM_SCRATCH and weights:
+        raise ConfigError(f"the recipe {name} starts from random weights: leave out --weights, or use finetune")
     changes = parse_changes(overrides)
     dataset = open_dataset(data, val_share=_val_share(changes), quarantine=_quarantine(changes))
     dataset.validation  # noqa: B018  # without held-out images a run could only end in an error
@@ -71,14 +80,18 @@ def decide(
     summary = summarise(dataset)
     chosen = RECIPES[name](summary, base, start.preprocess if start else None)
     chosen = change(chosen, {"seed": seed, **changes}, n_train=summary.n_train, from_weights=start is not None)
+    check_recipe(chosen, summary)
     if start and weights and chosen.model.image_size != start.model.config.image_size:
         start = find_start(weights, model, dataset.classes, chosen.model.image_size)
+    counts = None
+    if needs_counts(chosen.optim) or chosen.data.sampler == "balanced":
+        counts = class_counts(torch.from_numpy(dataset.split("train").labels), dataset.classes)
     folder = Path(out) if out else Path("runs") / f"{dataset.name}-{name}-seed{chosen.seed}"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     run = describe(dataset, chosen, start, find_precision(chosen.precision, device), device)
     run = open_run(folder, run)
     steps = total_steps(chosen, summary.n_train)
-    return Job(dataset, chosen, start, folder, steps, run["precision"], device, run, notify)
+    return Job(dataset, chosen, start, folder, steps, run["precision"], device, run, notify, counts)
 
 
 def describe(

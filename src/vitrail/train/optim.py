@@ -1,18 +1,21 @@
-"""AdamW over parameter groups: what decays and how fast each layer learns."""
+"""The optimiser over parameter groups: what decays, how fast each layer learns, which rule moves it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import SGD, AdamW, Optimizer
 
-from vitrail.config import OptimConfig, ResNetConfig
+from vitrail.config import OptimConfig, ResNetConfig, ViTConfig
 from vitrail.models.catalog import ModelConfig
+from vitrail.train.optimizers import Lamb, Lion, Muon
 
 TOKENS = ("class_token", "distillation_token", "registers", "position_embedding", "attention_pool.probe")
 EMBEDDING = ("patch_embedding", *TOKENS[:4], "norm_before")
 TOP = ("norm", "attention_pool", "pre_logits", "head", "distillation_head")
 NEVER_DECAYED = TOKENS  # matrices by shape, but each row is an offset like a bias
+HEADS = ("head", "distillation_head")
+HIDDEN = ("blocks", "stages", "attention_pool")  # whose matrices are hidden: neither the embedding nor the head
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class Group:
     parameters: tuple[str, ...]
     lr_scale: float
     weight_decay: float
+    decayed: bool = True  # whether it is of the kind that decays, at whatever weight_decay
+    matrices: int = 0  # Muon's: matrices fused in each parameter; 0: AdamW's, or another optimiser's
 
 
 def top_layer(config: ModelConfig) -> int:
@@ -65,27 +70,48 @@ def decays(name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and name not in NEVER_DECAYED
 
 
+def fused_matrices(name: str, parameter: Tensor, architecture: ModelConfig) -> int:
+    """Matrices in a parameter that Muon moves: 3 in a fused projection of queries, keys and values, 2 in the gated
+    first layer of a SwiGLU MLP, 1 in other hidden matrices and kernels; 0 for all that is no hidden matrix."""
+    parts = name.removeprefix("stem.").split(".")
+    if parts[0] not in HIDDEN or not decays(name, parameter):
+        return 0
+    if parts[-2] == "qkv":
+        return 3
+    gated = isinstance(architecture, ViTConfig) and architecture.mlp == "swiglu" and parts[0] == "blocks"
+    return 2 if gated and parts[-2] == "fc1" else 1
+
+
+def in_head(name: str) -> bool:
+    """Whether the parameter called `name` is of the head, which `head_steps` train alone."""
+    return name.partition(".")[0] in HEADS
+
+
 def parameter_groups(
     named: Iterable[tuple[str, Tensor]], architecture: ModelConfig, config: OptimConfig
 ) -> list[Group]:
     """Groups that hold every parameter that trains exactly once, from the embedding up.
 
     Layer-wise learning rates: lr_scale = layer_decay ** (last layer - layer) (Clark et al. 2020, ELECTRA; BEiT,
-    appendix). Weight decay is decoupled and, in AdamW, multiplied by the learning rate.
+    appendix). Weight decay is decoupled and multiplied by the learning rate; in SGD it is a term of the gradient.
     """
-    members: dict[tuple[int, bool], list[str]] = {}
+    members: dict[tuple[int, bool, int], list[str]] = {}
     top = top_layer(architecture)
     for name, parameter in named:
         if parameter.requires_grad:
-            members.setdefault((layer_of(name, architecture), decays(name, parameter)), []).append(name)
+            matrices = fused_matrices(name, parameter, architecture) if config.optimizer == "muon" else 0
+            key = (layer_of(name, architecture), decays(name, parameter), matrices)
+            members.setdefault(key, []).append(name)
     return [
         Group(
-            name=f"layer{layer}.{'decay' if decay else 'plain'}",
+            name=f"layer{layer}.{'decay' if decay else 'plain'}{f'.muon{matrices}' if matrices else ''}",
             parameters=tuple(names),
             lr_scale=config.layer_decay ** (top - layer),
             weight_decay=config.weight_decay if decay else 0.0,
+            decayed=decay,
+            matrices=matrices,
         )
-        for (layer, decay), names in sorted(members.items())
+        for (layer, decay, matrices), names in sorted(members.items())
     ]
 
 
@@ -99,23 +125,32 @@ def check_groups(groups: Iterable[Group], named: Iterable[tuple[str, Tensor]]) -
         raise ValueError(f"parameter groups: held twice {twice}, missing {missing}, unknown {foreign}")
 
 
-def make_optimizer(model: nn.Module, architecture: ModelConfig, config: OptimConfig) -> AdamW:
-    """AdamW over the model's parameter groups; each torch group carries its `lr_scale`, which the loop applies."""
+def make_optimizer(model: nn.Module, architecture: ModelConfig, config: OptimConfig) -> Optimizer:
+    """The recipe's optimiser over the model's parameter groups; each torch group carries its `lr_scale`, which the loop
+    applies."""
     named = dict(model.named_parameters())
     groups = parameter_groups(named.items(), architecture, config)
     check_groups(groups, named.items())
-    return AdamW(
-        [
-            {
-                "params": [named[name] for name in group.parameters],
-                "lr": config.lr * group.lr_scale,
-                "lr_scale": group.lr_scale,
-                "weight_decay": group.weight_decay,
-            }
-            for group in groups
-        ],
-        lr=config.lr,
-        betas=config.betas,
-        eps=config.eps,
-        fused=True,  # one kernel a group; the plain loop costs a small model more than its forward pass
-    )
+    tables = [
+        {
+            "params": [named[name] for name in group.parameters],
+            "lr": config.lr * group.lr_scale,
+            "lr_scale": group.lr_scale,
+            "weight_decay": group.weight_decay,
+            "adapt": group.decayed,
+            "matrices": group.matrices,
+        }
+        for group in groups
+    ]
+    # fused: one kernel a group; the plain loop costs a small model more than its forward pass
+    match config.optimizer:
+        case "adamw":
+            return AdamW(tables, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+        case "sgd":
+            return SGD(tables, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+        case "lamb":
+            return Lamb(tables, config.lr, config.betas, config.eps)
+        case "lion":
+            return Lion(tables, config.lr, config.betas)
+        case "muon":
+            return Muon(tables, config.lr, config.momentum, config.betas, config.eps)

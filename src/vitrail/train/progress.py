@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from vitrail.report import duration
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -54,13 +56,3 @@ def step_line(p: Progress) -> str:
     if p.eta_seconds is not None:
         parts.append(f"{duration(p.eta_seconds)} left")
     return "  ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """`75 s` as `1 min 15 s`, hours and minutes above an hour."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

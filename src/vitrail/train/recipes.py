@@ -2,57 +2,14 @@
 measured, how long it takes and what score to expect; `RECIPES` is the table."""
 
 import math
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from statistics import median
 
-from vitrail.config import AugmentConfig, DataConfig, OptimConfig, Preprocess, Recipe, ViTConfig
-from vitrail.data.decode import dimensions
-from vitrail.data.sources import Dataset, Source
-from vitrail.errors import ConfigError, DataError, ImageError
+from vitrail.config import AugmentConfig, DataConfig, LoraConfig, OptimConfig, Preprocess, Recipe, ViTConfig
+from vitrail.errors import ConfigError
 from vitrail.models.catalog import MODELS, ModelConfig
-
-SAMPLE = 64  # images whose size is looked up
-SIDES = re.compile(r"\b(left|right)(?:wards?)?\b")
-
-
-@dataclass(frozen=True)
-class DataSummary:
-    """What a recipe may know of the data. `rows` and `cols` are the median size of a sample, in pixels."""
-
-    name: str
-    classes: tuple[str, ...]
-    n_train: int
-    rows: int
-    cols: int
-
-
-def summarise(dataset: Dataset) -> DataSummary:
-    """Look at up to 64 training images, evenly spread. Raises DataError where none of them can be read."""
-    source = dataset.split("train")
-    every = max(1, len(source) // SAMPLE)
-    sizes = [size for i in range(0, len(source), every) if (size := _size(source, i))]
-    if not sizes:
-        raise DataError(
-            f"none of {len(range(0, len(source), every))} sampled training images of {dataset.name} is readable"
-        )
-    rows, cols = (round(median(side)) for side in zip(*sizes, strict=True))
-    return DataSummary(dataset.name, dataset.classes, len(source), rows, cols)
-
-
-def _size(source: Source, index: int) -> tuple[int, int] | None:
-    try:
-        return dimensions(source.read(index).data)
-    except ImageError:
-        return None
-
-
-def mirrors_safely(classes: tuple[str, ...]) -> bool:
-    """Whether a mirrored image keeps its class, as far as names tell: not where all classes are single characters
-    (digits, letters), and not where a name says left or right."""
-    words = (re.sub(r"[\W_]+", " ", name).casefold() for name in classes)
-    return any(len(name) > 1 for name in classes) and not any(SIDES.search(name) for name in words)
+from vitrail.train.deit import deit, deit3, distill
+from vitrail.train.published import AUGREG, augreg, finetune_paper, simple_vit, vit_i1k, vit_i21k
+from vitrail.train.summary import DataSummary, mirrors_safely
 
 
 def scratch_small(
@@ -100,6 +57,32 @@ def scratch_small(
     )
 
 
+def lora(summary: DataSummary, base: ModelConfig | None = None, preprocess: Preprocess | None = None) -> Recipe:
+    """From published weights, which stay frozen but for low-rank updates of the attention's matrices and a new head:
+    little memory, and few numbers to learn from few photos.
+
+    Source: Hu et al. 2021, arXiv 2106.09685 (updates of rank 8 scaled by alpha / rank, on the attention's matrices, no
+    weight decay there); augmentation and length as in `finetune`.
+    Departures: output projections are adapted too, the paper adapts queries and values; rate and length are ours.
+    Hardware, time, expected score: not measured.
+    """
+    if base is None or preprocess is None:
+        raise ConfigError("the recipe lora starts from trained weights: name some with --weights, or use scratch_small")
+    if not isinstance(base, ViTConfig):
+        raise ConfigError("the recipe lora adapts a Vision Transformer's attention, found a ResNet: use finetune")
+    like = finetune(summary, base, preprocess)
+    return like.model_copy(
+        update={
+            "name": "lora",
+            "lora": LoraConfig(rank=8, alpha=16.0, targets="attention"),
+            "optim": like.optim.model_copy(
+                update={"lr": 2e-3, "weight_decay": 0.0, "layer_decay": 1.0, "head_steps": 0}
+            ),
+            "expected": "",
+        }
+    )
+
+
 def finetune(summary: DataSummary, base: ModelConfig | None = None, preprocess: Preprocess | None = None) -> Recipe:
     """From published weights, for hundreds to thousands of photos.
 
@@ -141,5 +124,33 @@ def finetune(summary: DataSummary, base: ModelConfig | None = None, preprocess: 
     )
 
 
+def check_recipe(recipe: Recipe, summary: DataSummary) -> None:
+    """ConfigError where a recipe, all settings made, cannot mean what it is for: a published batch that is larger than
+    the data, or nobody to learn from."""
+    batch = recipe.data.batch_size
+    if recipe.name in PUBLISHED and batch > summary.n_train:
+        raise ConfigError(
+            f"the recipe {recipe.name} takes {batch:,} images a step, but {summary.name} has {summary.n_train:,} to "
+            "train on: use finetune (with --weights) or scratch_small, or set smaller data.batch_size and optim.lr"
+        )
+    if recipe.name == "distill" and recipe.distill.teacher is None:
+        raise ConfigError(
+            "the recipe distill learns from a teacher: name trained weights with the same classes by "
+            "--set distill.teacher=SOURCE, as --weights takes them"
+        )
+
+
 RecipeFunction = Callable[[DataSummary, ModelConfig | None, Preprocess | None], Recipe]
-RECIPES: dict[str, RecipeFunction] = {"scratch_small": scratch_small, "finetune": finetune}
+PUBLISHED: dict[str, RecipeFunction] = {
+    "vit_i21k": vit_i21k,
+    "vit_i1k": vit_i1k,
+    "finetune_paper": finetune_paper,
+    "augreg": augreg,
+    **AUGREG,
+    "simple_vit": simple_vit,
+    "deit": deit,
+    "distill": distill,
+    "deit3": deit3,
+}
+RECIPES: dict[str, RecipeFunction] = {"scratch_small": scratch_small, "finetune": finetune, "lora": lora, **PUBLISHED}
+FROM_SCRATCH = ("scratch_small", *(name for name in PUBLISHED if name != "finetune_paper"))  # take no --weights

@@ -16,19 +16,22 @@ import torch
 
 from vitrail.data.loader import TrainLoader
 from vitrail.errors import ConfigError, WeightsError
-from vitrail.evaluate import evaluate, picture_mistakes, render
+from vitrail.evaluate import evaluate_each, picture_mistakes, render
+from vitrail.evaluate.predictions import PREDICTIONS_FILE, ImageResult, to_csv
 from vitrail.inference import Classifier
 from vitrail.models.cost import parameters
-from vitrail.report import Report, write_text
+from vitrail.report import Report, duration, write_text
 from vitrail.train.folder import CHECKPOINTS, MODEL, Metrics, finish_run, only_writer
 from vitrail.train.job import Job, Notify, decide
 from vitrail.train.loop import Step, train_steps
+from vitrail.train.loss import make_loss
 from vitrail.train.optim import make_optimizer
-from vitrail.train.progress import Progress, duration, print_line
+from vitrail.train.progress import Progress, print_line
 from vitrail.train.settings import evaluation_steps
 from vitrail.train.signals import Stopped, stop_signals
 from vitrail.train.start import build_model
 from vitrail.train.state import TrainState, new_average, resume, save_checkpoint
+from vitrail.train.wrap import wrap_blocks
 from vitrail.types import LabelSet
 from vitrail.weights.checkpoint import write_model_folder
 
@@ -36,6 +39,8 @@ SAVE_SECONDS = 120.0  # between checkpoints where evaluations are further apart
 LOGGED = 10_000  # most step rows in metrics.jsonl
 SMOOTHED = 20  # steps over which the shown loss and rate are taken
 SELECTION = "none: the weights of the last step are kept, so no score on held-out images chose them"
+
+Measured = tuple[Report, tuple[ImageResult, ...]]  # and what was said about each image
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def train(
         record = resume(job.folder / CHECKPOINTS, state, lambda text: notify(Progress("message", text=text)))
         metrics.truncate(state.step)
         pace = Pace(seconds=record["seconds"], broken=record["broken"]) if record else Pace()
-        notify(Progress("start", state.step, job.steps, epochs=job.recipe.epochs, text=opening(job, state)))
+        notify(Progress("start", state.step, job.steps, epochs=job.epochs, text=opening(job, state)))
         with stop_signals() as stopped:
             fit(job, state, metrics, pace, stopped)
         try:
@@ -115,7 +120,9 @@ def new_state(job: Job) -> TrainState:
     """Model, optimiser and averaged weights at step 0."""
     model = build_model(job.recipe, job.start).to(job.device)
     optim = job.recipe.optim
-    return TrainState(model, make_optimizer(model, model.config, optim), new_average(model) if optim.ema else None)
+    state = TrainState(model, make_optimizer(model, model.config, optim), new_average(model) if optim.ema else None)
+    wrap_blocks(model, compile=job.recipe.compile, checkpointing=job.recipe.checkpointing)
+    return state
 
 
 def fit(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stopped) -> None:
@@ -129,7 +136,11 @@ def fit(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stop
             score(job, state, metrics, pace, stopped)
         batches = loader.batches(state.step, job.steps)
         saved = mark = time.monotonic()
-        for step in train_steps(state, batches, job.steps, recipe.optim, recipe.seed, job.precision):
+        objective, halvings = make_loss(recipe.optim, job.counts, job.device), state.halvings
+        for step in train_steps(state, batches, job.steps, recipe.optim, recipe.seed, job.precision, objective):
+            if state.halvings > halvings:
+                halvings = state.halvings
+                tell_smaller(job, step)
             pace.add(step.loss, time.monotonic() - mark)
             pace.broken = loader.broken
             log(job, step, metrics, pace)
@@ -149,6 +160,17 @@ def fit(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stop
         raise KeyboardInterrupt from None
 
 
+def tell_smaller(job: Job, step: Step) -> None:
+    """Say that memory ran out, what was done about it, and what avoids it."""
+    size = -(-step.images // step.parts)
+    text = (
+        f"Step {step.step} did not fit in memory: from here on each step of {step.images} images is computed in "
+        f"{step.parts} parts of up to {size}, with the same loss. "
+        f"--set accumulate={step.parts} starts a run so."
+    )
+    job.notify(Progress("message", step.step, job.steps, text=text))
+
+
 def tell_stopped(job: Job, state: TrainState) -> None:
     """Say how far the run came and how to continue it."""
     text = f"Stopped after step {state.step} of {job.steps}; saved in {job.folder}. The same command continues."
@@ -166,7 +188,9 @@ def log(job: Job, step: Step, metrics: Metrics, pace: Pace) -> None:
     if step.step % math.ceil(job.steps / LOGGED) == 0 or step.step == job.steps or step.skipped:
         row = {"step": step.step, "epoch": round(epoch, 6), "lr": step.lr, "seconds": round(pace.total, 3)}
         values = {"loss": step.loss, "gradient_norm": step.gradient_norm}
-        metrics.append({**row, **({"skipped": True} if step.skipped else values)})
+        source = job.dataset.split("train")
+        skipped = {"skipped": True, "images": [source.id(index) for index in step.index.tolist()]}
+        metrics.append({**row, **(skipped if step.skipped else values)})
     per_step = sum(pace.times) / len(pace.times)
     job.notify(
         Progress(
@@ -174,7 +198,7 @@ def log(job: Job, step: Step, metrics: Metrics, pace: Pace) -> None:
             step.step,
             job.steps,
             epoch,
-            job.recipe.epochs,
+            job.epochs,
             loss=sum(pace.losses) / len(pace.losses) if pace.losses else None,
             lr=step.lr,
             images_per_second=step.images / per_step,
@@ -184,21 +208,21 @@ def log(job: Job, step: Step, metrics: Metrics, pace: Pace) -> None:
     )
 
 
-def score(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stopped) -> Report:
+def score(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stopped) -> Measured:
     """Evaluate on the images that training watches, and log it. Raises Stop where a signal asks for it."""
     epoch = job.epoch(state.step)
-    job.notify(Progress("evaluating", state.step, job.steps, epoch, job.recipe.epochs, top1=pace.top1))
-    report = measure(job, state, job.dataset.validation, stopped)
+    job.notify(Progress("evaluating", state.step, job.steps, epoch, job.epochs, top1=pace.top1))
+    report, results = measure(job, state, job.dataset.validation, stopped)
     pace.top1 = report.top1
     if state.step not in metrics.scored:  # it is where a run was killed while it finished
         row = {"step": state.step, "epoch": round(epoch, 6), "val_top1": report.top1, "val_nll": report.nll}
         metrics.append({**row, "val_images": report.images, "seconds": round(pace.total, 3)})
-    job.notify(Progress("epoch", state.step, job.steps, epoch, job.recipe.epochs, top1=report.top1))
-    return report
+    job.notify(Progress("epoch", state.step, job.steps, epoch, job.epochs, top1=report.top1))
+    return report, results
 
 
-def measure(job: Job, state: TrainState, split: str, stopped: Stopped) -> Report:
-    """The report on one split, by the path that every user of the model takes."""
+def measure(job: Job, state: TrainState, split: str, stopped: Stopped) -> Measured:
+    """The report on one split and the answer for each image, by the path that every user of the model takes."""
 
     def check(done: int, total: int) -> None:
         if stopped():
@@ -207,7 +231,7 @@ def measure(job: Job, state: TrainState, split: str, stopped: Stopped) -> Report
     record = model_record(job, state, {})
     classifier = Classifier(state.result, job.recipe.preprocess, LabelSet(job.dataset.classes), record, job.device)
     try:
-        return evaluate(classifier, job.dataset, split=split, workers=job.recipe.data.workers, notify=check)
+        return evaluate_each(classifier, job.dataset, split=split, workers=job.recipe.data.workers, notify=check)
     except WeightsError as error:  # outputs that are not finite
         raise ConfigError(
             f"training has diverged by step {state.step}: lower optim.lr (now {job.recipe.optim.lr:g}) and choose "
@@ -218,9 +242,9 @@ def measure(job: Job, state: TrainState, split: str, stopped: Stopped) -> Report
 def finish(job: Job, state: TrainState, metrics: Metrics, pace: Pace) -> RunResult:
     """The final evaluation, and everything that is kept: model folder, evaluation, page, and last the word that the run
     is finished. What a kill leaves out, the same command makes good."""
-    report = score(job, state, metrics, pace, lambda: None)
+    report, results = score(job, state, metrics, pace, lambda: None)
     if job.dataset.held_out != job.dataset.validation:
-        report = measure(job, state, job.dataset.held_out, lambda: None)
+        report, results = measure(job, state, job.dataset.held_out, lambda: None)
     scores = {name: getattr(report, name) for name in ("top1", "top5", "nll", "ece", "images")}
     more = {
         "metrics": {**scores, "split": report.data.split},
@@ -232,6 +256,7 @@ def finish(job: Job, state: TrainState, metrics: Metrics, pace: Pace) -> RunResu
     labels, record = LabelSet(job.dataset.classes), model_record(job, state, more)
     write_model_folder(job.folder / MODEL, state.result, job.recipe.preprocess, labels, record)
     report.save(job.folder / "evaluation.json")
+    write_text(job.folder / PREDICTIONS_FILE, to_csv(results))
     pictures = picture_mistakes(report, job.dataset)
     page = render(report, history=metrics.rows(), mistakes=pictures, title=record["name"])
     write_text(job.folder / "report.html", page)
@@ -240,7 +265,7 @@ def finish(job: Job, state: TrainState, metrics: Metrics, pace: Pace) -> RunResu
         f"Done in {duration(pace.total)}: {100 * report.top1:.2f} % of {report.images:,} held-out images right "
         f"({report.data.split}); everything is in {job.folder}."
     )
-    epochs = job.recipe.epochs
+    epochs = job.epochs
     job.notify(Progress("done", state.step, job.steps, epochs, epochs, top1=report.top1, text=text))
     return RunResult(job.folder, report)
 
@@ -266,7 +291,7 @@ def opening(job: Job, state: TrainState) -> str:
     text = (
         f"{job.dataset.name}: {len(job.dataset.classes)} classes, {counts} images. "
         f"Training from {job.start.source if job.start else 'scratch'}: {parameters(recipe.model):,} parameters at "
-        f"{rows} x {cols} px, {job.steps:,} steps ({recipe.epochs:g} epochs) in {job.precision}."
+        f"{rows} x {cols} px, {job.steps:,} steps ({job.epochs:.4g} epochs) in {job.precision}."
     )
     if job.dataset.left_out:
         listed, images = job.dataset.left_out.quarantine, job.dataset.left_out.images

@@ -92,7 +92,11 @@ def change(recipe: Recipe, changes: Mapping[str, Any], *, n_train: int, from_wei
         changes[INPUT] = changes[SIZE]
     if INPUT in changes and SIZE not in changes:
         changes[SIZE] = changes[INPUT]
-    if changes.get("preset") == "paper":
+    if changes.get("epochs") is not None and changes.get("steps") is not None:
+        raise ConfigError("a run is as long as epochs or as steps says: set one of them, found both")
+    if "epochs" in changes:
+        changes["steps"] = None  # of a recipe that counts in steps
+    if changes.get("preset") == "paper" and recipe.preset != "paper":
         recipe = paper_preset(recipe, from_weights)
     table = recipe.model_dump(exclude={"expected"} if changes.keys() - {"seed"} else set())  # another run's score
     for path, value in changes.items():
@@ -113,15 +117,21 @@ def change(recipe: Recipe, changes: Mapping[str, Any], *, n_train: int, from_wei
 
 
 def _rescaled(changed: Recipe, recipe: Recipe, changes: Mapping[str, Any], n_train: int) -> Recipe:
-    """Warm-up and time between evaluations keep their share of a run that was made shorter or longer."""
+    """Warm-up, cool-down, the steps of the head alone and the time between evaluations keep their share of a run that
+    was made shorter or longer."""
+    before, after = total_steps(recipe, n_train), total_steps(changed, n_train)
+    if not before:
+        return changed
     update: dict[str, Any] = {}
-    if "optim.warmup_steps" not in changes:
-        share = recipe.optim.warmup_steps / total_steps(recipe, n_train)
-        warmup = round(share * total_steps(changed, n_train))
-        update["optim"] = changed.optim.model_copy(update={"warmup_steps": warmup})
-    if "evaluate_every" not in changes:
-        update["evaluate_every"] = max(1, round(recipe.evaluate_every * changed.epochs / recipe.epochs))
-    return changed.model_copy(update=update)
+    for name in ("warmup_steps", "cooldown_steps", "head_steps"):
+        old = getattr(recipe.optim, name)
+        if old and f"optim.{name}" not in changes:
+            update[name] = max(name == "cooldown_steps", round(old / before * after))  # wsd needs one
+    changed = changed.model_copy(update={"optim": changed.optim.model_copy(update=update)})
+    if "evaluate_every" in changes:
+        return changed
+    share = total_epochs(changed, n_train) / total_epochs(recipe, n_train)
+    return changed.model_copy(update={"evaluate_every": max(1, round(recipe.evaluate_every * share))})
 
 
 def paper_preset(recipe: Recipe, from_weights: bool) -> Recipe:
@@ -143,8 +153,15 @@ def paper_preset(recipe: Recipe, from_weights: bool) -> Recipe:
 
 
 def total_steps(recipe: Recipe, n_train: int) -> int:
-    """Steps of the whole run: at least one, every one a full batch of the training stream."""
-    return max(1, round(recipe.epochs * n_train / recipe.data.batch_size))
+    """Steps of the whole run, every one a full batch of the training stream: at least one, but none for no epochs."""
+    if recipe.steps is not None:
+        return recipe.steps
+    return max(1, round(recipe.epochs * n_train / recipe.data.batch_size)) if recipe.epochs else 0
+
+
+def total_epochs(recipe: Recipe, n_train: int) -> float:
+    """Passes over the training images of the whole run."""
+    return recipe.epochs if recipe.steps is None else recipe.steps * recipe.data.batch_size / n_train
 
 
 def evaluation_steps(recipe: Recipe, n_train: int) -> set[int]:

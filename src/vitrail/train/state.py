@@ -33,6 +33,7 @@ KEPT = 2  # newest checkpoints that stay
 MANIFEST, STATE = "manifest.json", "state.json"
 WEIGHTS, AVERAGE, MOMENTS = "weights.safetensors", "average.safetensors", "moments.safetensors"
 UNFINISHED, DISCARDED = ".tmp-", ".old-"
+COUNTERS = ("step", "skipped", "skipped_in_row", "halvings", "loss_scale", "scaled_steps")  # of TrainState
 
 
 @dataclass
@@ -45,6 +46,9 @@ class TrainState:
     step: int = 0
     skipped: int = 0
     skipped_in_row: int = 0
+    halvings: int = 0  # of the micro-batch, each for want of memory
+    loss_scale: float = 2.0**16  # of the backward pass in float16
+    scaled_steps: int = 0  # since the loss scale last changed
 
     @property
     def result(self) -> Network:
@@ -68,7 +72,7 @@ def save_checkpoint(folder: Path, state: TrainState, record: Mapping[str, Any]) 
     kill or a full disk at any moment the newest published checkpoint is whole. StorageError where the system refuses.
     """
     target = folder / f"step-{state.step:08d}"
-    counters = {"step": state.step, "skipped": state.skipped, "skipped_in_row": state.skipped_in_row}
+    counters = {name: getattr(state, name) for name in COUNTERS}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
@@ -183,6 +187,7 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> dict[str, Any]:
     try:
         files = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
         saved = json.loads(files[STATE])
+        counters = {name: saved[name] for name in COUNTERS}
         weights, moments = tensors_of(files[WEIGHTS]), tensors_of(files[MOMENTS])
         average = tensors_of(files[AVERAGE]) if state.average is not None else {}
     except (KeyError, ValueError, SafetensorError) as error:
@@ -190,17 +195,21 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> dict[str, Any]:
     pairs = [(state.model, weights)] + ([] if state.average is None else [(state.average, average)])
     for module, tensors in pairs:
         _check_names(module.state_dict(), tensors)
-    names = {name: parameter for name, parameter in state.model.named_parameters() if parameter.requires_grad}
-    foreign = sorted(key for key in moments if key.partition("/")[2] not in names)
+    names = {parameter: name for name, parameter in state.model.named_parameters()}
+    groups = {names[parameter]: group for group in state.optimizer.param_groups for parameter in group["params"]}
+    foreign = sorted(key for key in moments if key.partition("/")[2] not in groups)
     if foreign:
         raise DamagedCheckpoint(f"moments of unknown parameters: {', '.join(foreign)}")
     for module, tensors in pairs:
         module.load_state_dict(tensors)
     state.optimizer.state.clear()
-    for key, tensor in moments.items():
-        kind, _, name = key.partition("/")
-        state.optimizer.state[names[name]][kind] = tensor.to(names[name].device)
-    state.step, state.skipped, state.skipped_in_row = saved["step"], saved["skipped"], saved["skipped_in_row"]
+    for parameter, name in names.items():
+        for kind in sorted(key.partition("/")[0] for key in moments if key.partition("/")[2] == name):
+            counts = kind == "step" and not groups[name].get("fused")  # torch too keeps such a step on the CPU
+            tensor = moments[f"{kind}/{name}"]
+            state.optimizer.state[parameter][kind] = tensor if counts else tensor.to(parameter.device)
+    for name, value in counters.items():
+        setattr(state, name, value)
     record: dict[str, Any] = saved["record"]
     return record
 

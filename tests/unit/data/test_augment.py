@@ -4,6 +4,7 @@ import builtins
 import math
 import random
 
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms import v2
@@ -11,11 +12,17 @@ from torchvision.transforms import v2
 from pictures import noise, smooth
 from vitrail.config import AugmentConfig
 from vitrail.data import augment as module
-from vitrail.data.augment import Box, augment, check_extras, erase, random_box, warp
+from vitrail.data.augment import Box, augment, check_extras, erase, mirror_pad, random_box, simple_crop, warp
+from vitrail.data.randaugment import rand_augment
+from vitrail.data.three_augment import color_jitter, three_augment
 from vitrail.errors import MissingExtra
 
 STILL = AugmentConfig(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0)
 EVERYTHING = AugmentConfig(rotate=15.0, shift=0.1, randaugment_layers=2, erase=0.5)
+PUBLISHED = AugmentConfig(
+    crop="simple", crop_enlarge=1.2, crop_padding=4, randaugment="tf", randaugment_layers=2, three_augment=True,
+    color_jitter=0.3,
+)  # fmt: skip
 
 
 def image(rows: int, cols: int, seed: int = 0) -> torch.Tensor:
@@ -33,7 +40,7 @@ def test_everything_off_changes_nothing():
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (40, 30), (3, 50), (1, 1), (300, 200)])
-@pytest.mark.parametrize("config", [AugmentConfig(), EVERYTHING], ids=["default", "everything"])
+@pytest.mark.parametrize("config", [AugmentConfig(), EVERYTHING, PUBLISHED], ids=["default", "everything", "published"])
 @pytest.mark.parametrize("size", [(8, 8), (16, 24)])
 def test_any_image_becomes_the_size_asked_for(shape, config, size):
     for seed in range(3):
@@ -41,18 +48,19 @@ def test_any_image_becomes_the_size_asked_for(shape, config, size):
         assert result.shape == (3, *size) and result.dtype == torch.uint8
 
 
-def test_it_is_a_pure_function_of_its_arguments():
+@pytest.mark.parametrize("config", [EVERYTHING, PUBLISHED], ids=["everything", "published"])
+def test_it_is_a_pure_function_of_its_arguments(config):
     pixels = image(40, 30)
     before = pixels.clone()
     torch.manual_seed(5)
     random.seed(5)
     state = torch.get_rng_state()
-    first = augment(pixels, (16, 16), EVERYTHING, 7)
+    first = augment(pixels, (16, 16), config, 7)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(99)
     random.seed(99)
-    assert torch.equal(augment(pixels, (16, 16), EVERYTHING, 7), first)
-    assert not torch.equal(augment(pixels, (16, 16), EVERYTHING, 8), first)
+    assert torch.equal(augment(pixels, (16, 16), config, 7), first)
+    assert not torch.equal(augment(pixels, (16, 16), config, 8), first)
     assert torch.equal(pixels, before)
 
 
@@ -254,3 +262,65 @@ def test_without_torchvision_only_randaugment_is_missed(monkeypatch):
     with pytest.raises(MissingExtra) as caught:
         check_extras(AugmentConfig(randaugment_layers=1))
     assert str(caught.value) == "RandAugment needs the package torchvision: pip install 'vitrail[train]'"
+
+
+@pytest.mark.parametrize("mended", [False, True])
+def test_the_other_randaugment_needs_no_torchvision(monkeypatch, mended):
+    pixels, kind = image(16, 16), "tf_mended" if mended else "tf"
+    config = with_(randaugment=kind, randaugment_layers=2, randaugment_magnitude=15)
+    monkeypatch.setattr(module, "_rand_augment_transform", None)  # a call of it would fail
+    check_extras(config)
+    for seed in range(5):
+        rng = random.Random(seed)
+        random_box((16, 16), (16, 16), config, rng)
+        rng.random()  # the flip's draw
+        expected = rand_augment(pixels, 2, 15, rng.getrandbits(63), mended)
+        assert torch.equal(augment(pixels, (16, 16), config, seed), expected)
+
+
+def test_three_augment_and_jitter_are_applied_in_turn():
+    pixels = image(16, 16)
+    config = with_(three_augment=True, color_jitter=0.3)
+    for seed in range(5):
+        rng = random.Random(seed)
+        random_box((16, 16), (16, 16), config, rng)
+        rng.random()
+        expected = color_jitter(three_augment(pixels, rng), 0.3, rng)
+        assert torch.equal(augment(pixels, (16, 16), config, seed), expected)
+
+
+SIMPLE = with_(crop="simple")
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40), (32, 32), (1, 1), (3, 500)])
+def test_a_simple_crop_is_a_place_of_the_fitted_image(shape):
+    """torchvision's Resize of the shorter side, reflecting pad and crop give the same pixels."""
+    config = SIMPLE.model_copy(update={"crop_padding": 4, "crop_enlarge": 1.25})
+    pixels = image(*shape)
+    for seed in range(6):
+        fitted, box = simple_crop(pixels, (16, 16), config, random.Random(seed), "bicubic")
+        whole = v2.functional.resize(pixels, [20], v2.InterpolationMode.BICUBIC, antialias=True)
+        if shape != (3, 500):  # cut to a length of 64 times its width first
+            assert torch.equal(fitted, v2.functional.pad(whole, [4] * 4, padding_mode="reflect"))
+        cut = fitted[:, box.top : box.top + 16, box.left : box.left + 16]
+        assert torch.equal(augment(pixels, (16, 16), config, seed), cut)
+
+
+def test_simple_crops_are_everywhere_with_even_odds():
+    boxes = [simple_crop(image(24, 16), (16, 16), SIMPLE, random.Random(seed), "bicubic")[1] for seed in range(900)]
+    tops = [box.top for box in boxes]
+    assert {box.left for box in boxes} == {0} and set(tops) == set(range(9))
+    assert all(65 < tops.count(top) < 135 for top in range(9))
+
+
+def test_a_simple_crop_can_be_turned_and_shifted():
+    config = SIMPLE.model_copy(update={"crop_padding": 4, "rotate": 10.0, "shift": 0.1})
+    assert augment(image(40, 30), (16, 24), config, 0).shape == (3, 16, 24)
+
+
+@pytest.mark.parametrize(("side", "padding"), [(5, 4), (3, 7), (2, 3), (1, 2)])
+def test_mirrored_padding_is_numpys(side, padding):
+    pixels = image(side, side + 1)
+    expected = np.pad(pixels.numpy(), [(0, 0), (padding, padding), (padding, padding)], mode="reflect")
+    assert torch.equal(mirror_pad(pixels, padding), torch.from_numpy(expected))
+    assert torch.equal(mirror_pad(pixels, 0), pixels)

@@ -105,3 +105,27 @@ def test_the_share_follows_the_beta_distribution(alpha):
     spread = 1 / (4 * (2 * alpha + 1))  # variance of Beta(a, a)
     assert statistics.variance(shares) == pytest.approx(spread, rel=0.25)
     assert all(0 <= share <= 1 and math.isfinite(share) for share in shares)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.8])
+def test_the_major_share_is_the_larger_of_the_two(alpha):
+    """max(a, 1 - a) of the same draw, in the images and in the labels; CutMix keeps what it has."""
+    for seed in range(100):
+        plain = mix(batch(2, 2), AugmentConfig(mixup=alpha), 2, seed)
+        major = mix(batch(2, 2), AugmentConfig(mixup=alpha, mixup_major=True), 2, seed)
+        share = plain.labels[1, 1].item()
+        assert major.labels[1, 1].item() == pytest.approx(max(share, 1 - share), abs=1e-6)
+        assert major.images[1, 0, 0, 0].item() == pytest.approx(max(share, 1 - share), abs=1e-6)
+    config = AugmentConfig(cutmix=1.0)
+    both = [mix(batch(), c, 4, 3).labels for c in (config, config.model_copy(update={"mixup_major": True}))]
+    assert torch.equal(*both)
+
+
+def test_the_mean_of_a_mixed_batch_is_that_of_the_batch():
+    """Every image gives as much as it takes: mixing moves no mean, of pixels or of labels."""
+    images = torch.randn(16, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    source = Batch(images, torch.arange(16) % 5, torch.arange(16))
+    for seed in range(10):
+        mixed = mix(source, AugmentConfig(mixup=0.8), 5, seed)
+        assert torch.allclose(mixed.images.mean(0), images.mean(0), atol=1e-12)
+        assert torch.allclose(mixed.labels.sum(0), torch.bincount(source.labels).float(), atol=1e-5)

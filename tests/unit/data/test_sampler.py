@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from vitrail.data.sampler import batch_positions, batch_seed, epoch_order, sample_seed
+from vitrail.data.sampler import ClassTurns, batch_positions, batch_seed, class_counts, epoch_order, sample_seed
+from vitrail.errors import DataError
 
 
 def test_golden_order_and_seeds():
@@ -41,3 +42,32 @@ def test_the_global_generator_is_not_touched():
 def test_nonsense_is_refused(n, batch, step):
     with pytest.raises(ValueError, match="must be positive"):
         batch_positions(n, batch, 0, step)
+
+
+LABELS = torch.tensor([0, 0, 0, 0, 1, 2, 2])
+GOLDEN = [(0, 0), (0, 5), (0, 4), (0, 2), (0, 6), (1, 4), (1, 6), (2, 4), (0, 3)]  # (pass of its class, index)
+
+
+def test_balanced_golden():
+    turns = ClassTurns(LABELS, ("a", "b", "c"), seed=0)
+    assert turns.positions(9, 0) == GOLDEN
+
+
+def test_balanced_seeds_matter():
+    streams = [ClassTurns(LABELS, ("a", "b", "c"), seed).positions(30, 0) for seed in range(3)]
+    assert streams[0] != streams[1] != streams[2]
+
+
+def test_a_class_without_images_cannot_take_its_turn():
+    with pytest.raises(DataError) as error:
+        ClassTurns(LABELS, ("a", "b", "c", "d", "e"), seed=0)
+    assert str(error.value) == (
+        "balanced classes need a training image of each, found none of 'd', 'e': add some, or leave these out"
+    )
+    assert class_counts(LABELS, ("a", "b", "c")) == [4, 1, 2]
+
+
+@pytest.mark.parametrize(("batch", "step"), [(0, 0), (1, -1)])
+def test_balanced_nonsense_is_refused(batch, step):
+    with pytest.raises(ValueError, match="must be positive"):
+        ClassTurns(LABELS, ("a", "b", "c"), 0).positions(batch, step)

@@ -1,11 +1,12 @@
 """Charts: round ticks, points where they belong, labels that do not cover each other."""
 
 import re
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
 
-from vitrail.evaluate.charts import Line, axis, line_chart, reliability_chart, thin
+from vitrail.evaluate.charts import Interval, Line, axis, interval_chart, line_chart, reliability_chart, thin
 from vitrail.report import Calibration
 
 
@@ -95,3 +96,26 @@ def test_a_reliability_diagram() -> None:
     lengths = [abs(float(g.get("y1") or 0) - float(g.get("y2") or 0)) for g in gaps]
     assert lengths == pytest.approx([0.35 * 250, 0])
     assert len(root.findall("rect")) == 2  # the empty bin has no bar
+
+
+def test_many_labels_stay_in_order_apart_and_inside() -> None:
+    lines = [Line(f"h{i}", [(0.0, 0.5), (1.0, 0.99 - i / 1000)], mark=chr(65 + i)) for i in range(9)]
+    svg = line_chart(lines, end=1.0, x_title="step", label="", shares=True)
+    places = [(t.split()[0], y - 4) for kind, y, t in texts(svg) if "value" in kind]
+    assert [name for name, _ in sorted(places, key=lambda p: p[1])] == list("ABCDEFGHI")
+    heights = sorted(y for _, y in places)
+    assert all(b - a >= 12 - 1e-3 for a, b in pairwise(heights))
+    assert heights[0] >= 10 - 1e-3 and heights[-1] <= 166 + 1e-3
+
+
+def test_intervals_on_one_axis_with_a_reference() -> None:
+    rows = [Interval("h0", "B", -0.01, 0.02, 0.05), Interval("h1", "C", 0.01, 0.03, 0.04)]
+    root = ElementTree.fromstring(interval_chart(rows, x_title="points", label="differences", reference=0.0))
+    spans = [s for s in root.findall("line") if "span" in (s.get("class") or "")]
+    dots = root.findall("circle")
+    (zero,) = [s for s in root.findall("line") if s.get("class") == "ideal"]
+    x = float(zero.get("x1") or "nan")
+    assert float(spans[0].get("x1") or "nan") < x < float(spans[1].get("x1") or "nan")
+    share = (float(dots[0].get("cx") or 0) - x) / (float(dots[1].get("cx") or 0) - x)
+    assert share == pytest.approx(2 / 3, rel=1e-4)
+    assert [t.text for t in root.findall("text") if "value" in (t.get("class") or "")] == ["B", "C"]

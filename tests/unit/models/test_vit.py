@@ -136,6 +136,17 @@ def test_stochastic_depth_keeps_the_mean_and_drops_whole_images() -> None:
     assert torch.equal(drop.eval()(out), out)
 
 
+def test_stochastic_depth_in_closed_form() -> None:
+    """A branch is kept 0 or 1 / (1 - rate) times, so its variance is rate / (1 - rate); branches of one block and
+    images of one batch are drawn apart."""
+    torch.manual_seed(1)
+    drop = StochasticDepth(0.4).train()
+    one, two = (drop(torch.ones(20_000, 1, 1)).flatten() for _ in range(2))
+    assert one.var() == pytest.approx(0.4 / 0.6, rel=0.03)
+    assert (one * two).mean() == pytest.approx(1.0, abs=0.03)  # E[a] E[b]: 1 / 0.6 were they one draw
+    assert (one[1:] * one[:-1]).mean() == pytest.approx(1.0, abs=0.03)
+
+
 def test_stochastic_depth_grows_linearly_with_depth() -> None:
     model = ViT(ViTConfig(**SMALL.model_dump() | {"stochastic_depth": 0.2}))
     assert [block.stochastic_depth.rate for block in model.blocks] == pytest.approx([0.0, 0.1, 0.2])

@@ -1,11 +1,13 @@
 import pytest
 import torch
 from torch import nn
+from torch.optim import SGD, AdamW
 
 from vitrail.config import OptimConfig, ResNetConfig, ViTConfig
 from vitrail.models.build import build
 from vitrail.models.vit import ViT
-from vitrail.train.optim import Group, check_groups, decays, layer_of, make_optimizer, parameter_groups
+from vitrail.train.optim import Group, check_groups, decays, in_head, layer_of, make_optimizer, parameter_groups
+from vitrail.train.optimizers import Lamb, Lion, Muon
 
 CONFIG = ViTConfig(
     image_size=8, patch_size=4, width=8, depth=2, heads=2, mlp_dim=16, classes=3, pre_logits=8
@@ -127,3 +129,57 @@ def test_groups_must_cover_everything_exactly_once() -> None:
     check_groups([Group("all", ("a", "b"), 1.0, 0.0)], named)
     with pytest.raises(ValueError, match=r"held twice \['a'\], missing \['b'\], unknown \['c'\]"):
         check_groups([Group("x", ("a", "c"), 1.0, 0.0), Group("y", ("a",), 1.0, 0.0)], named)
+
+
+KINDS = {"adamw": AdamW, "sgd": SGD, "lamb": Lamb, "lion": Lion, "muon": Muon}
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("config", [CONFIG, RESNET, HYBRID], ids=["vit", "resnet", "hybrid"])
+def test_rates_and_decay_of_groups_hold_for_every_optimiser(name: str, config: ViTConfig | ResNetConfig) -> None:
+    """One step without a gradient of the loss: what moves is what decays, by rate times lr_scale times decay."""
+    torch.manual_seed(0)
+    model = build(config).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.uniform_(0.5, 1.0)
+    optimizer = make_optimizer(model, config, OPTIM.model_copy(update={"optimizer": name, "momentum": 0.0}))
+    assert isinstance(optimizer, KINDS[name])
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01 * group["lr_scale"]
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    top = max(layer_of(key, config) for key in before)
+    for key, parameter in model.named_parameters():
+        rate = 0.01 * 0.5 ** (top - layer_of(key, config))
+        factor = 1 - rate * (1.0 if name == "lamb" else 0.3)  # LAMB's update has the length of the weight
+        expected = before[key] * (factor if decays(key, parameter) else 1.0)
+        assert torch.allclose(parameter, expected, atol=1e-12, rtol=0), key
+
+
+def test_which_matrices_muon_moves() -> None:
+    def found(config: ViTConfig | ResNetConfig) -> dict[int, set[str]]:
+        groups = parameter_groups(build(config).named_parameters(), config, OptimConfig(optimizer="muon"))
+        return {n: {name for g in groups if g.matrices == n for name in g.parameters} for n in (1, 2, 3)}
+
+    def hidden(i: int) -> set[str]:
+        return {f"blocks.{i}.{layer}.weight" for layer in ("attention.out", "mlp.fc1", "mlp.fc2")}
+
+    fused = {f"blocks.{i}.attention.qkv.weight" for i in range(2)}
+    assert found(CONFIG) == {1: hidden(0) | hidden(1), 2: set(), 3: fused}
+    gated = {f"blocks.{i}.mlp.fc1.weight" for i in range(2)}
+    swiglu = found(CONFIG.model_copy(update={"mlp": "swiglu"}))
+    assert swiglu == {1: (hidden(0) | hidden(1)) - gated, 2: gated, 3: fused}
+    pooled = found(MAP)
+    assert "attention_pool.mlp.fc1.weight" in pooled[1] and "attention_pool.attention.qkv.weight" in pooled[3]
+    kernels = found(HYBRID)[1]
+    assert "stem.stages.0.0.conv1.weight" in kernels and "stem.root.weight" not in kernels
+    assert not {"patch_embedding.weight", "head.weight", "position_embedding"} & set().union(*found(HYBRID).values())
+    assert not any(g.matrices for g in parameter_groups(ViT(CONFIG).named_parameters(), CONFIG, OptimConfig()))
+
+
+def test_heads() -> None:
+    names = [name for name, _ in ViT(WIDE).named_parameters() if in_head(name)]
+    assert names == ["head.weight", "head.bias", "distillation_head.weight", "distillation_head.bias"]

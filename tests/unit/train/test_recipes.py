@@ -7,8 +7,9 @@ from vitrail.config import Preprocess
 from vitrail.data.sources import open_dataset
 from vitrail.errors import ConfigError, DataError
 from vitrail.models.catalog import MODELS
-from vitrail.train.recipes import RECIPES, DataSummary, finetune, mirrors_safely, scratch_small, summarise
+from vitrail.train.recipes import RECIPES, finetune, scratch_small
 from vitrail.train.settings import total_steps
+from vitrail.train.summary import DataSummary, mirrors_safely, summarise
 
 
 def summary(side: int = 8, n_train: int = 1000, classes: tuple[str, ...] = ("cat", "dog")) -> DataSummary:

@@ -11,6 +11,7 @@ from vitrail.train.settings import (
     field_paths,
     find_path,
     parse_changes,
+    total_epochs,
     total_steps,
 )
 
@@ -194,3 +195,64 @@ def test_differences_name_leaves() -> None:
         "weights none, now w",
     ]
     assert differences(old, old) == []
+
+
+def test_steps_instead_of_epochs() -> None:
+    in_steps = changed("steps=50")
+    assert (total_steps(in_steps, 100), total_epochs(in_steps, 100), total_epochs(RECIPE, 100)) == (50, 5.0, 20)
+    assert in_steps.optim.warmup_steps == 5 and RECIPE.evaluate_every == 1
+    again = change(in_steps, parse_changes(["epochs=10"]), n_train=100, from_weights=False)
+    assert (again.steps, total_steps(again, 100), again.optim.warmup_steps) == (None, 100, 10)
+    assert refused("steps=50", "epochs=2") == (
+        "a run is as long as epochs or as steps says: set one of them, found both"
+    )
+
+
+def test_other_shares_of_a_run_follow_its_length_too() -> None:
+    optim = OptimConfig(warmup_steps=20, cooldown_steps=40, schedule="wsd", head_steps=10)
+    recipe = RECIPE.model_copy(update={"optim": optim, "evaluate_every": 4})
+    half = change(recipe, parse_changes(["epochs=10"]), n_train=100, from_weights=False)
+    assert (half.optim.warmup_steps, half.optim.cooldown_steps, half.optim.head_steps) == (10, 20, 5)
+    assert half.evaluate_every == 2
+    kept = change(recipe, parse_changes(["epochs=10", "head_steps=3"]), n_train=100, from_weights=False)
+    assert kept.optim.head_steps == 3
+    short = change(recipe, parse_changes(["steps=1"]), n_train=100, from_weights=False)
+    assert short.optim.cooldown_steps == 1, "wsd without a decay is no wsd"
+
+
+def test_no_epochs_are_no_steps() -> None:
+    solved = changed("epochs=0", "head_solver=ridge")
+    assert total_steps(solved, 100) == 0 and evaluation_steps(solved, 100) == {0}
+    assert total_steps(changed("epochs=0.001"), 100) == 1
+    assert "epochs=0 trains nothing: set epochs or steps above 0, or head_solver=ridge or logistic" in refused(
+        "epochs=0"
+    )
+    back = change(solved, parse_changes(["epochs=3"]), n_train=100, from_weights=False)
+    assert total_steps(back, 100) == 30
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (["nesterov=true"], "optim: nesterov goes with optimizer=sgd and a momentum above 0"),
+        (["nesterov=true", "optimizer=sgd", "momentum=0"], "nesterov goes with optimizer=sgd and a momentum above 0"),
+        (["cooldown_steps=3"], "optim: cooldown_steps goes with schedule=rsqrt or wsd, found cosine"),
+        (["schedule=wsd"], "schedule=wsd needs cooldown_steps above 0, the steps over which the rate decays"),
+        (["schedule=constant", "final_lr=1e-5"], "not reached with schedule=constant: set final_lr=0, found 1e-05"),
+        (["loss=bce", "logit_adjustment=1"], "optim: logit_adjustment goes with loss=softmax, found bce"),
+        (
+            ["sampler=balanced", "class_weights=balanced"],
+            "one remedy for unequal classes at a time, or they are counted twice: found data.sampler=balanced and "
+            "optim.class_weights=balanced",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other(settings: list[str], text: str) -> None:
+    assert text in refused(*settings)
+
+
+def test_settings_that_go_together() -> None:
+    assert changed("nesterov=true", "optimizer=sgd").optim.nesterov
+    assert changed("schedule=wsd", "cooldown_steps=3").optim.cooldown_steps == 3
+    assert changed("schedule=constant").optim.schedule == "constant"
+    assert changed("logit_adjustment=1").optim.logit_adjustment == 1

@@ -12,8 +12,9 @@ import torch
 from vitrail.config import OptimConfig, ViTConfig
 from vitrail.errors import StorageError
 from vitrail.models.vit import ViT
+from vitrail.train import loop
 from vitrail.train import state as module
-from vitrail.train.loop import train_steps
+from vitrail.train.loop import Precision, train_steps
 from vitrail.train.optim import make_optimizer
 from vitrail.train.state import (
     DamagedCheckpoint,
@@ -39,13 +40,13 @@ def new(optim: OptimConfig = OPTIM, config: ViTConfig = TOY) -> TrainState:
     return TrainState(model, make_optimizer(model, config, optim), new_average(model) if optim.ema else None)
 
 
-def advance(state: TrainState, until: int, optim: OptimConfig = OPTIM) -> TrainState:
+def advance(state: TrainState, until: int, optim: OptimConfig = OPTIM, precision: Precision = "float32") -> TrainState:
     generator = torch.Generator()
     batches = [
         Batch(torch.randn(4, 3, 4, 4, generator=generator.manual_seed(i)), torch.arange(4) % 3, torch.arange(4))
         for i in range(state.step, until)
     ]
-    for _ in train_steps(state, batches, STEPS, optim, 0, "float32"):
+    for _ in train_steps(state, batches, STEPS, optim, 0, precision):
         pass
     return state
 
@@ -70,6 +71,70 @@ def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(tmp_path: Path) -> No
     assert digest(advance(new(), 3)) != digest(unbroken)
 
 
+RULES = {
+    "sgd": OptimConfig(lr=1e-2, optimizer="sgd", nesterov=True),
+    "sgd without momentum": OptimConfig(lr=1e-2, optimizer="sgd", momentum=0.0),
+    "lamb": OptimConfig(lr=1e-2, optimizer="lamb", layer_decay=0.7),
+    "lion": OptimConfig(lr=1e-3, optimizer="lion", schedule="rsqrt", cooldown_steps=2),
+    "muon": OptimConfig(lr=1e-2, optimizer="muon", schedule="linear"),
+    "head first": OptimConfig(lr=1e-2, head_steps=4, loss="bce"),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("at", [3, 5])
+def test_every_optimiser_continues_bit_for_bit(name: str, at: int, tmp_path: Path) -> None:
+    optim = RULES[name]
+    unbroken = advance(new(optim), STEPS, optim)
+    save_checkpoint(tmp_path, advance(new(optim), at, optim), {})
+    state = new(optim)
+    resume(tmp_path, state, print)
+    assert digest(advance(state, STEPS, optim)) == digest(unbroken)
+    if optim.optimizer != "sgd" or optim.momentum:  # the control: the moments were needed
+        forgetful = new(optim)
+        resume(tmp_path, forgetful, print)
+        forgetful.optimizer.state.clear()
+        assert digest(advance(forgetful, STEPS, optim)) != digest(unbroken)
+
+
+def test_float16_continues_with_its_loss_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "SCALE_STEPS", 4)  # so that it matters how long ago the scale changed
+
+    def scaled() -> TrainState:
+        state = new()
+        state.loss_scale = 2.0**9
+        return state
+
+    unbroken = advance(scaled(), STEPS, precision="float16")
+    assert (unbroken.loss_scale, unbroken.skipped) == (2.0**11, 0)
+    save_checkpoint(tmp_path, advance(scaled(), 3, precision="float16"), {})
+    state = new()
+    resume(tmp_path, state, print)
+    assert (state.loss_scale, state.scaled_steps) == (2.0**9, 3)
+    assert digest(advance(state, STEPS, precision="float16")) == digest(unbroken)
+    assert (state.loss_scale, state.scaled_steps) == (unbroken.loss_scale, unbroken.scaled_steps)
+
+
+def test_a_smaller_micro_batch_is_remembered(tmp_path: Path) -> None:
+    """With dropout the split decides what is drawn, so a run continues with the split it had."""
+
+    def limited(state: TrainState) -> TrainState:
+        def full(module: object, args: tuple[torch.Tensor]) -> None:
+            if len(args[0]) > 2:
+                raise torch.OutOfMemoryError("out of memory")
+
+        state.model.register_forward_pre_hook(full)
+        return state
+
+    unbroken = advance(limited(new()), STEPS)
+    save_checkpoint(tmp_path, advance(limited(new()), 3), {})
+    state = new()  # and with room for all
+    resume(tmp_path, state, print)
+    assert state.halvings == 1
+    assert digest(advance(state, STEPS)) == digest(unbroken)
+    assert digest(advance(new(), STEPS)) != digest(unbroken)
+
+
 def test_without_average_there_is_no_file_for_it(tmp_path: Path) -> None:
     optim = OptimConfig()
     saved = save_checkpoint(tmp_path, advance(new(optim), 2, optim), {})
@@ -90,11 +155,13 @@ def test_a_checkpoint_before_any_moment_exists(tmp_path: Path) -> None:
 
 def test_counters_travel(tmp_path: Path) -> None:
     state = new()
-    state.step, state.skipped, state.skipped_in_row = 7, 4, 2
+    values = dict(zip(module.COUNTERS, (7, 4, 2, 3, 0.5, 9), strict=True))
+    for name, value in values.items():
+        setattr(state, name, value)
     save_checkpoint(tmp_path, state, {})
     found = new()
     resume(tmp_path, found, print)
-    assert (found.step, found.skipped, found.skipped_in_row) == (7, 4, 2)
+    assert {name: getattr(found, name) for name in module.COUNTERS} == values
 
 
 def test_nothing_is_pickled(tmp_path: Path) -> None:
