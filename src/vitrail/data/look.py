@@ -20,8 +20,8 @@ from torch import Tensor
 from vitrail.data.decode import decode
 
 SIDE = 32  # of a thumbnail; an image with a shorter side holds too little to be told from its likes
-RADIUS = 14  # bits of 64 in which the hashes of copies may differ (measured, docs/benchmarks.md)
-ALIKE = 0.95  # correlation of two thumbnails, laid over each other, from which they are copies
+RADIUS = 14  # bits of 64 in which the hashes of copies may differ: the most seen in 400 altered photos (docs/log.md)
+ALIKE = 0.95  # correlation of two thumbnails, laid over each other, from which they are copies: 0.96 was the least seen
 HOPELESS = 0.55  # correlation of thumbnails as they are, below which no cut explains the difference
 
 _INNER = 0.025  # share cut from each side for the second hash, so that hashes of a cut copy stay close
@@ -57,7 +57,7 @@ def look(data: bytes) -> Look:
         image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=part, reducing_gap=3.0) for part in (None, box)
     )
     digest = hashlib.sha256(f"{rows} {cols}\n".encode())
-    digest.update(memoryview(pixels))
+    digest.update(pixels.tobytes())
     return Look(
         rows=rows,
         cols=cols,
@@ -82,8 +82,8 @@ def perceptual_hash(image: Image.Image) -> int:
 def near_pairs(hashes: Hashes, thumbnails: Thumbnails, rows: int = 512) -> list[tuple[int, int, float]]:
     """(i, j, similarity) of all i < j that show the same picture, similarity being the correlation of the two.
 
-    Every pair is compared, `rows` images with all after them at a time: time grows with the square of n (60,000 images:
-    docs/benchmarks.md), memory does not.
+    Every pair is compared, `rows` images with all after them at a time: time grows with the square of n, memory does
+    not.
     """
     found: list[tuple[int, int, float]] = []
     flat = _standard(torch.from_numpy(thumbnails).float()).flatten(1)
