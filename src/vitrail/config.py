@@ -84,6 +84,7 @@ class ViTConfig(Config):
     distillation_head: bool = True  # False: only the class token is read (transformers' DeiTForImageClassification)
     registers: Annotated[int, Field(ge=0)] = 0  # tokens between the class token and the patches (Darcet et al. 2023)
     pool: Literal["token", "gap", "map", "token_gap"] = "token"  # class token | mean | attention | both (DINOv2)
+    pool_blocks: PositiveInt = 1  # token_gap: class tokens of so many last blocks, side by side (DINOv2's larger heads)
     norm_after_pool: bool = False  # timm's fc_norm; the paper's code normalises before the mean
     pre_logits: PositiveInt | None = None  # width of the tanh layer before the head (the paper's representation layer)
     head_has_bias: bool = True
@@ -134,6 +135,8 @@ class ViTConfig(Config):
             raise ValueError(f"pool={self.pool!r} and distillation_token need class_token=True")
         if self.distillation_token and (self.pool != "token" or (self.pre_logits and self.distillation_head)):
             raise ValueError("distillation_token goes with pool='token' and, where both heads are read, no pre_logits")
+        if self.pool_blocks > 1 and (self.pool != "token_gap" or self.pool_blocks > self.depth or self.norm_after_pool):
+            raise ValueError("pool_blocks goes with pool='token_gap', at most depth, and norm_after_pool=False")
         if self.position in ("rope", "sincos2d") and self.rotary_or_sinusoid_width % 4:
             raise ValueError(
                 f"position={self.position!r} needs a width of heads, or of the model, that is a multiple of 4"
@@ -183,6 +186,11 @@ class ViTConfig(Config):
     @property
     def tokens(self) -> int:
         return self.prefix + self.patches
+
+    @property
+    def pooled(self) -> int:
+        """Numbers that the pool makes of an image: what the head, or the tanh layer before it, reads."""
+        return (self.pool_blocks + 1) * self.width if self.pool == "token_gap" else self.width
 
     @property
     def position_rows(self) -> int:

@@ -26,6 +26,7 @@ OF_WEIGHTS = find_model("B/32"), Preprocess()
 CASES = {
     "scratch_small": {"digits": (DIGITS, None, None), "photos": (FLOWERS, None, None)},
     "finetune": {"photos from Ti/16": (FLOWERS, find_model("Ti/16"), Preprocess(crop=0.9))},
+    "probe": {"photos from Ti/16": (FLOWERS, find_model("Ti/16"), Preprocess(crop=0.9))},
     "lora": {"photos from Ti/16": (FLOWERS, find_model("Ti/16"), Preprocess(crop=0.9))},
     "vit_i21k": {"imagenet21k": (IMAGENET21K, None, None)},
     "finetune_paper": {data.name: (data, *OF_WEIGHTS) for data in (OXFORD, CIFAR, IMAGENET)},

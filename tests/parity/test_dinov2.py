@@ -65,7 +65,7 @@ def positions(w: dict[str, Tensor], rows: int, cols: int) -> Tensor:
     return torch.cat([table[:, :1], image.permute(0, 2, 3, 1).reshape(1, rows * cols, WIDTH)], dim=1)
 
 
-def forward(w: dict[str, Tensor], images: Tensor) -> Tensor:
+def forward(w: dict[str, Tensor], images: Tensor, depth: int = DEPTH) -> Tensor:
     """All tokens after the last norm. Class token and patches get positions; the registers come between them."""
 
     def norm(x: Tensor, name: str) -> Tensor:
@@ -79,7 +79,7 @@ def forward(w: dict[str, Tensor], images: Tensor) -> Tensor:
     x = x + positions(w, *grid.shape[-2:])
     if "register_tokens" in w:
         x = torch.cat([x[:, :1], w["register_tokens"].expand(len(images), -1, -1), x[:, 1:]], dim=1)
-    for i in range(DEPTH):
+    for i in range(depth):
         block = f"blocks.{i}"
         q, k, v = (
             t.unflatten(-1, (2, 64)).transpose(1, 2)
@@ -165,11 +165,12 @@ def test_features_equal_those_after_timm_s_conversion(tmp_path: Path, gated: boo
     assert (trace(ours, images)[1].tokens - theirs.forward_features(images)).abs().max() < 1e-9
 
 
+@pytest.mark.parametrize("blocks", [1, 2])
 @pytest.mark.parametrize("registers", [0, 3])
 @torch.no_grad()
-def test_the_linear_classifier_reads_the_class_token_beside_the_mean(tmp_path: Path, registers: int) -> None:
+def test_the_linear_classifier_reads_class_tokens_beside_the_mean(tmp_path: Path, registers: int, blocks: int) -> None:
     w = state(False, registers)
-    head = {"linear_head.weight": torch.randn(7, 2 * WIDTH), "linear_head.bias": torch.randn(7)}
+    head = {"linear_head.weight": torch.randn(7, (blocks + 1) * WIDTH), "linear_head.bias": torch.randn(7)}
     save_file({f"backbone.{key}": t for key, t in w.items()} | head, tmp_path / "model.safetensors")
     loaded = load_weights(tmp_path / "model.safetensors")
     assert loaded.form == "dinov2-classifier" and loaded.model.config.pool == "token_gap"
@@ -180,14 +181,20 @@ def test_the_linear_classifier_reads_the_class_token_beside_the_mean(tmp_path: P
     images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
     tokens = forward(double(w), images)
     features = torch.cat([tokens[:, 0], tokens[:, 1 + registers :].mean(dim=1)], dim=1)
+    if blocks == 2:  # the tokens of a shallower network are those after an earlier block
+        earlier = forward(double(w), images, depth=DEPTH - 1)
+        features = torch.cat([earlier[:, 0], features], dim=1)
     expected = features @ head["linear_head.weight"].double().T + head["linear_head.bias"].double()
     assert (loaded.model.double()(images) - expected).abs().max() < 1e-9
 
 
-def test_a_linear_head_on_four_blocks_is_refused_by_name(tmp_path: Path) -> None:
-    head = {"linear_head.weight": torch.randn(7, 5 * WIDTH), "linear_head.bias": torch.randn(7)}
+@pytest.mark.parametrize("features", [WIDTH, 5 * WIDTH, 2 * WIDTH + 1])
+def test_a_linear_head_on_other_features_is_refused(tmp_path: Path, features: int) -> None:
+    head = {"linear_head.weight": torch.randn(7, features), "linear_head.bias": torch.randn(7)}
     save_file({f"backbone.{key}": t for key, t in state(False, 0).items()} | head, tmp_path / "model.safetensors")
-    with pytest.raises(WeightsError, match="the linear head reads 640 features, those of 4 blocks"):
+    with pytest.raises(
+        WeightsError, match=rf"the linear head reads {features} features; it must read .* 1 to 3 blocks"
+    ):
         load_weights(tmp_path / "model.safetensors")
 
 

@@ -22,14 +22,28 @@ from vitrail.cli.data import data
 from vitrail.cli.demo import demo
 from vitrail.cli.evaluate import evaluate
 from vitrail.cli.inspect import inspect
+from vitrail.cli.lr_find import lr_find
 from vitrail.cli.models import models
 from vitrail.cli.predict import predict
+from vitrail.cli.probe import probe
 from vitrail.cli.report import report
 from vitrail.cli.train import train
 
 DONE, DEFECT, MISTAKE, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
 
-VERBS: tuple[Callable[..., None], ...] = (demo, data, train, evaluate, report, predict, convert, inspect, models)
+VERBS: tuple[Callable[..., None], ...] = (
+    demo,
+    data,
+    train,
+    lr_find,
+    evaluate,
+    probe,
+    report,
+    predict,
+    convert,
+    inspect,
+    models,
+)
 
 _USERS_TO_MEND = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 

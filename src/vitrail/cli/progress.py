@@ -23,16 +23,18 @@ def reporting() -> Iterator[Callable[["Progress"], None]]:
 
 
 @contextmanager
-def counting(what: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
-    """A `notify(done, total)` for a pass over images. Where there is no terminal it says nothing: the result will."""
-    bar = _bar("{task.completed:.0f} of {task.total:.0f} images", "{task.fields[rate]}", left=True)
+def counting(what: str, total: int | None = None, unit: str = "images") -> Iterator[Callable[[int, int], None]]:
+    """A `notify(done, total)` for a pass over images, or over other units. Where there is no terminal it says nothing:
+    the result will."""
+    bar = _bar("{task.completed:.0f} of {task.total:.0f} " + unit, "{task.fields[rate]}", left=True)
     if bar is None:
         yield lambda done, total: None
         return
     task = bar.add_task(what, total=total or 0, rate="")
 
     def count(done: int, total: int) -> None:
-        bar.update(task, completed=done, total=total, rate=_rate(bar.tasks[0].finished_speed or bar.tasks[0].speed))
+        speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
+        bar.update(task, completed=done, total=total, rate=_rate(speed) if unit == "images" else "")
 
     with bar:
         yield count
@@ -61,6 +63,8 @@ def _training_bar(bar: "Bar") -> "Callable[[Progress], None]":
             bar.update(task, rate=_rate(p.images_per_second), left=_left(p.eta_seconds))
             if p.loss is not None:
                 bar.update(task, loss=f"loss {p.loss:.3f}")
+        elif p.kind == "features":
+            bar.update(task, description="features", completed=p.step, total=p.steps)
         elif p.kind == "evaluating":
             bar.update(task, description="evaluating")
         elif p.kind == "epoch":

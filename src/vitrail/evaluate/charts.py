@@ -94,6 +94,29 @@ def line_chart(
     return _svg(WIDTH, HEIGHT, label, parts)
 
 
+def rate_chart(
+    losses: Sequence[tuple[float, float]], smoothed: Sequence[tuple[float, float]], *, mark: float | None, label: str
+) -> Markup:
+    """Two curves of (learning rate, loss) over a logarithmic axis, with a line at the rate `mark`."""
+    decades = [math.log10(x) for x, _ in losses]
+    low, high = math.floor(min(decades) + 1e-9), math.ceil(max(decades) - 1e-9)
+    across = Axis(low, max(high, low + 1), LEFT, WIDTH - RIGHT, tuple(range(low, max(high, low + 1) + 1)))
+    up = axis([y for _, y in (*losses, *smoothed)], HEIGHT - BOTTOM, TOP, most=4, floor=0.0)
+    bottom = HEIGHT - BOTTOM
+    parts = [_line("grid", LEFT, up.at(t), WIDTH - RIGHT, up.at(t)) for t in up.ticks]
+    parts += [_text("end", LEFT - 7, up.at(t) + 4, f"{t:.3g}") for t in up.ticks]
+    parts += [_text("mid", across.at(t), bottom + 15, f"1e{t:.0f}") for t in across.ticks]
+    parts.append(_line("base", LEFT, bottom, WIDTH - RIGHT, bottom))
+    parts.append(_text("mid", (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, "learning rate"))
+    if mark is not None:
+        place = across.at(min(max(math.log10(mark), low), across.high))
+        parts += [_line("ideal", place, TOP, place, bottom), _text("value mid", place, TOP - 2, f"{mark:g}")]
+    for kind, points in (("b", losses), ("a", smoothed)):
+        path = " ".join(f"{across.at(math.log10(x)):.6g},{up.at(y):.6g}" for x, y in points)
+        parts.append(f'<polyline class="curve {kind}" points="{path}"/>')
+    return _svg(WIDTH, HEIGHT, label, parts)
+
+
 def reliability_chart(bins: Sequence[Calibration], label: str) -> Markup:
     """Accuracy over confidence: a dot for each bin, its gap to the diagonal as a stem, its number of images below."""
     side, strip = 250.0, 44.0

@@ -41,7 +41,7 @@ def flops(config: ViTConfig | ResNetConfig, *, all_tokens: bool = True) -> int:
     if config.pool == "map":
         patches = config.patches
         pool = 2 * patches * width * width + 2 * width * width + 2 * patches * width + 2 * width * config.mlp_dim
-    pooled = _pooled(config)
+    pooled = config.pooled
     heads = (pooled * config.pre_logits if config.pre_logits else 0) + (
         (config.pre_logits or pooled) * config.classes * (2 if config.distilled else 1)
     )
@@ -53,10 +53,6 @@ def _patch_inputs(config: ViTConfig) -> int:
     return inputs * config.patch_size[0] * config.patch_size[1]
 
 
-def _pooled(config: ViTConfig) -> int:
-    return 2 * config.width if config.pool == "token_gap" else config.width
-
-
 def _pool(config: ViTConfig) -> int:
     """Parameters of attention pooling: probe, four projections, norm, MLP."""
     width, hidden = config.width, config.mlp_dim
@@ -66,7 +62,7 @@ def _pool(config: ViTConfig) -> int:
 
 
 def _heads(config: ViTConfig) -> int:
-    pooled = _pooled(config)
+    pooled = config.pooled
     pre_logits = config.pre_logits * (pooled + 1) if config.pre_logits else 0
     head = config.classes * ((config.pre_logits or pooled) + config.head_has_bias)
     return pre_logits + head * (2 if config.distilled else 1)

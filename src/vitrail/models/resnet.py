@@ -79,8 +79,12 @@ class ResNet(nn.Module):
 
     def forward(self, images: Images) -> Logits:
         """Logits of normalised images (B C H W); mean features (B C) where the config has no classes."""
-        x = self.features(images).mean(dim=(2, 3))
+        x = self.represent(images)
         return x if self.head is None else self.head(x)
+
+    def represent(self, images: Images) -> Float[Tensor, "B D"]:
+        """What the linear head reads of each image: the mean feature."""
+        return self.features(images).mean(dim=(2, 3))
 
     def features(self, images: Images) -> Smaller:
         """The feature map: 1 / stride of the image's sides, rounded up."""

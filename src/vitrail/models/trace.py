@@ -56,7 +56,7 @@ def trace(model: ViT, images: Images) -> tuple[Logits, Trace]:
             record = _block(block, x, turn)
             blocks.append(record)
             x = record.after_mlp
-        pooled = model.pool(x)
+        pooled = model.pool(x, [record.after_mlp for record in blocks[:-1]])
         logits = model.classify(pooled)
         tokens = model.norm(x)
     finally:

@@ -76,9 +76,8 @@ class ViT(nn.Module):
         self.blocks = cast(Sequence[EncoderBlock], blocks)  # a ModuleList does not know what it holds
         self.norm = nn.LayerNorm(width, eps=config.norm_eps)
         self.attention_pool = AttentionPool(config) if config.pool == "map" else None
-        pooled = 2 * width if config.pool == "token_gap" else width
-        self.pre_logits = nn.Linear(pooled, config.pre_logits) if config.pre_logits else None
-        bias, features = config.head_has_bias, config.pre_logits or pooled
+        self.pre_logits = nn.Linear(config.pooled, config.pre_logits) if config.pre_logits else None
+        bias, features = config.head_has_bias, config.pre_logits or config.pooled
         self.head = nn.Linear(features, config.classes, bias=bias) if config.classes else None
         distilled = config.distilled and config.classes
         self.distillation_head = nn.Linear(features, config.classes, bias=bias) if distilled else None
@@ -86,11 +85,24 @@ class ViT(nn.Module):
 
     def forward(self, images: Images) -> Logits:
         """Logits of normalised images (B C H W); features (B D) where the config has no classes."""
+        return self.classify(self.encode(images))
+
+    def encode(self, images: Images) -> Float[Tensor, "B F"] | Float[Tensor, "B N F"]:
+        """The pooled tokens of the images, which `classify` takes; the last block computes only the tokens it reads."""
         x, turn = self.embed(images), self.rotation(images)
-        for block in self.blocks[:-1]:
+        earlier: list[Tensor] = []
+        for i, block in enumerate(self.blocks[:-1]):
             x = block(x, rotation=turn)
+            if i >= self.config.depth - self.config.pool_blocks:
+                earlier.append(x)
         read = self.config.heading if self.config.pool == "token" else None  # the tokens that the head reads
-        return self.classify(self.pool(self.blocks[-1](x, read, turn)))
+        return self.pool(self.blocks[-1](x, read, turn), earlier)
+
+    def represent(self, images: Images) -> Float[Tensor, "B F"]:
+        """What the linear head reads of each image: after the tanh layer where there is one, and of both tokens, one
+        behind the other, where two heads read one each."""
+        x = self.encode(images)
+        return (x if self.pre_logits is None else torch.tanh(self.pre_logits(x))).flatten(1)
 
     def embed(self, images: Images) -> Tokens:
         """Patches, linearly embedded, behind the prefix tokens, with positions added (equation 1)."""
@@ -136,9 +148,10 @@ class ViT(nn.Module):
         order = torch.rand(len(x), x.shape[1] - prefix, device=x.device).argsort(dim=1)[:, :kept] + prefix
         return torch.cat([x[:, :prefix], x.gather(1, order[..., None].expand(-1, -1, x.shape[2]))], dim=1)
 
-    def pool(self, x: Tokens) -> Float[Tensor, "B F"] | Float[Tensor, "B N F"]:
+    def pool(self, x: Tokens, earlier: Sequence[Tensor] = ()) -> Float[Tensor, "B F"] | Float[Tensor, "B N F"]:
         """What the head sees of the last block's tokens: the class token (equation 4), the mean over patches, the
-        class token beside that mean, or attention pooling; the class and distillation tokens where DeiT has both."""
+        class token beside that mean, or attention pooling; the class and distillation tokens where DeiT has both.
+        `earlier`: what the blocks before it gave, class token first; a pool over several blocks reads the last."""
         config = self.config
         x = x if config.norm_after_pool else self.norm(x)
         if config.pool == "token":
@@ -146,7 +159,8 @@ class ViT(nn.Module):
         elif config.pool == "gap":
             x = x[:, config.prefix :].mean(dim=1)
         elif config.pool == "token_gap":
-            x = torch.cat([x[:, 0], x[:, config.prefix :].mean(dim=1)], dim=1)
+            before = [self.norm(tokens[:, :1])[:, 0] for tokens in earlier[len(earlier) + 1 - config.pool_blocks :]]
+            x = torch.cat([*before, x[:, 0], x[:, config.prefix :].mean(dim=1)], dim=1)
         elif self.attention_pool is not None:
             x = self.attention_pool(x[:, config.prefix :])
         return self.norm(x) if config.norm_after_pool else x

@@ -67,6 +67,47 @@ def decide(
     notify: Notify,
 ) -> Job:
     """Resolve what the user asked for (see `run.train`) into a Job, and open its run folder."""
+    plan = choose(data, model, weights, recipe, seed, overrides)
+    chosen, n_train = plan.recipe, len(plan.dataset.split("train"))
+    counts = find_counts(plan)
+    folder = Path(out) if out else Path("runs") / f"{plan.dataset.name}-{chosen.name}-seed{chosen.seed}"
+    device = find_device()
+    run = describe(plan.dataset, chosen, plan.start, find_precision(chosen.precision, device), device)
+    run = open_run(folder, run)
+    steps = total_steps(chosen, n_train)
+    return Job(plan.dataset, chosen, plan.start, folder, steps, run["precision"], device, run, notify, counts)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be trained, on what and from what."""
+
+    dataset: Dataset
+    recipe: Recipe
+    start: Start | None
+
+
+def find_counts(plan: Plan) -> list[int] | None:
+    """Training images of each class, where the recipe asks for them."""
+    if not needs_counts(plan.recipe.optim) and plan.recipe.data.sampler != "balanced":
+        return None
+    return class_counts(torch.from_numpy(plan.dataset.split("train").labels), plan.dataset.classes)
+
+
+def find_device() -> torch.device:
+    """The accelerator where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose(
+    data: str | Path,
+    model: str | None,
+    weights: str | Path | None,
+    recipe: str | None,
+    seed: int,
+    overrides: Sequence[str],
+) -> Plan:
+    """Resolve data, weights and recipe (see `run.train`); nothing is written."""
     name = recipe or ("finetune" if weights else "scratch_small")
     if name not in RECIPES:
         raise UnknownName("recipe", name, RECIPES)
@@ -83,15 +124,7 @@ def decide(
     check_recipe(chosen, summary)
     if start and weights and chosen.model.image_size != start.model.config.image_size:
         start = find_start(weights, model, dataset.classes, chosen.model.image_size)
-    counts = None
-    if needs_counts(chosen.optim) or chosen.data.sampler == "balanced":
-        counts = class_counts(torch.from_numpy(dataset.split("train").labels), dataset.classes)
-    folder = Path(out) if out else Path("runs") / f"{dataset.name}-{name}-seed{chosen.seed}"
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    run = describe(dataset, chosen, start, find_precision(chosen.precision, device), device)
-    run = open_run(folder, run)
-    steps = total_steps(chosen, summary.n_train)
-    return Job(dataset, chosen, start, folder, steps, run["precision"], device, run, notify, counts)
+    return Plan(dataset, chosen, start)
 
 
 def describe(

@@ -10,12 +10,13 @@ from vitrail.report import duration
 class Progress:
     """One piece of news from a run; fields that do not apply are None.
 
-    kind: `start` (text says what will be trained on what), `step` (after every step), `evaluating` (the pass over the
+    kind: `start` (text says what will be trained on what), `features` (step of steps images were read, to solve for the
+    head), `step` (after every step), `evaluating` (the pass over the
     held-out split begins), `epoch` (that pass is done: top1), `message` (text), `done` and `stopped` (text says where
     everything is, or how to continue).
     """
 
-    kind: Literal["start", "step", "evaluating", "epoch", "message", "done", "stopped"]
+    kind: Literal["start", "features", "step", "evaluating", "epoch", "message", "done", "stopped"]
     step: int = 0  # steps finished
     steps: int = 0  # steps of the whole run
     epoch: float = 0.0  # passes over the training images finished

@@ -83,6 +83,34 @@ def lora(summary: DataSummary, base: ModelConfig | None = None, preprocess: Prep
     )
 
 
+def probe(summary: DataSummary, base: ModelConfig | None = None, preprocess: Preprocess | None = None) -> Recipe:
+    """From published weights, which stay as they are: a linear head on their features, solved for and not trained.
+
+    Source: linear probing by multinomial logistic regression with L-BFGS, the penalty chosen on training images held
+    out for it (as Kornblith et al. 2019 do), on unaugmented features computed once. A model whose head reads
+    the class token gets the head of DINOv2's larger classifiers (Oquab et al. 2023): the class tokens of the last four
+    blocks beside the mean of the patches; `--set model.pool=token --set model.pool_blocks=1` leaves the head as it was.
+    Without chance: the seed changes nothing. `--set head_solver=ridge` for the closed form.
+    Hardware and time: 3,532 photos of flowers from DeiT-Ti/16 on two CPU cores, mostly features. Expected: see
+    docs/benchmarks.md.
+    """
+    if base is None or preprocess is None:
+        raise ConfigError(
+            "the recipe probe starts from trained weights: name some with --weights, or use scratch_small"
+        )
+    update: dict[str, object] = {"classes": len(summary.classes)}
+    if isinstance(base, ViTConfig) and base.pool in ("token", "token_gap") and not (base.distilled or base.pre_logits):
+        update |= {"pool": "token_gap", "pool_blocks": min(4, base.depth), "norm_after_pool": False}
+    return Recipe(
+        name="probe",
+        model=base.model_copy(update=update),
+        preprocess=preprocess,
+        data=DataConfig(batch_size=64),
+        epochs=0,
+        head_solver="logistic",
+    )
+
+
 def finetune(summary: DataSummary, base: ModelConfig | None = None, preprocess: Preprocess | None = None) -> Recipe:
     """From published weights, for hundreds to thousands of photos.
 
@@ -152,5 +180,11 @@ PUBLISHED: dict[str, RecipeFunction] = {
     "distill": distill,
     "deit3": deit3,
 }
-RECIPES: dict[str, RecipeFunction] = {"scratch_small": scratch_small, "finetune": finetune, "lora": lora, **PUBLISHED}
+RECIPES: dict[str, RecipeFunction] = {
+    "scratch_small": scratch_small,
+    "finetune": finetune,
+    "probe": probe,
+    "lora": lora,
+    **PUBLISHED,
+}
 FROM_SCRATCH = ("scratch_small", *(name for name in PUBLISHED if name != "finetune_paper"))  # take no --weights

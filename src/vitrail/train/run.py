@@ -29,6 +29,7 @@ from vitrail.train.optim import make_optimizer
 from vitrail.train.progress import Progress, print_line
 from vitrail.train.settings import evaluation_steps
 from vitrail.train.signals import Stopped, stop_signals
+from vitrail.train.solve import solve_head
 from vitrail.train.start import build_model
 from vitrail.train.state import TrainState, new_average, resume, save_checkpoint
 from vitrail.train.wrap import wrap_blocks
@@ -66,6 +67,7 @@ class Pace:
     times: list[float] = field(default_factory=list)
     top1: float | None = None
     broken: dict[str, str] = field(default_factory=dict)  # id -> reason
+    head: dict[str, Any] | None = None  # how it was solved for
 
     def add(self, loss: float, seconds: float) -> None:
         if math.isfinite(loss):
@@ -105,9 +107,11 @@ def train(
         state, metrics = new_state(job), Metrics(job.folder)
         record = resume(job.folder / CHECKPOINTS, state, lambda text: notify(Progress("message", text=text)))
         metrics.truncate(state.step)
-        pace = Pace(seconds=record["seconds"], broken=record["broken"]) if record else Pace()
+        pace = Pace(seconds=record["seconds"], broken=record["broken"], head=record["head"]) if record else Pace()
         notify(Progress("start", state.step, job.steps, epochs=job.epochs, text=opening(job, state)))
         with stop_signals() as stopped:
+            if job.recipe.head_solver != "none" and record is None:
+                solve(job, state, pace, stopped)
             fit(job, state, metrics, pace, stopped)
         try:
             return finish(job, state, metrics, pace)
@@ -123,6 +127,38 @@ def new_state(job: Job) -> TrainState:
     state = TrainState(model, make_optimizer(model, model.config, optim), new_average(model) if optim.ema else None)
     wrap_blocks(model, compile=job.recipe.compile, checkpointing=job.recipe.checkpointing)
     return state
+
+
+def solve(job: Job, state: TrainState, pace: Pace, stopped: Stopped) -> None:
+    """Solve for the head on frozen features and save; a run that is stopped before begins again."""
+
+    def check(done: int, total: int) -> None:
+        if stopped():
+            raise Stop
+        job.notify(Progress("features", done, total))
+
+    try:
+        found = solve_head(state.model, job.recipe, job.dataset.split("train"), check)
+    except Stop:
+        text = "Stopped before the head was solved; the same command begins again."
+        job.notify(Progress("stopped", 0, job.steps, text=text))
+        raise halt(stopped) from None
+    if state.average is not None:
+        state.average.load_state_dict(state.model.state_dict())
+    pace.broken.update(found.broken)
+    pace.head = {"solver": found.method, "penalty": found.penalty, "images": found.images, "features": found.width}
+    save(job, state, pace)
+    how = f"{found.method}, penalty {found.penalty:.1e}"
+    text = f"Head solved ({how}) on {found.width} features of {found.images:,} images."
+    job.notify(Progress("message", text=text))
+    if stopped():
+        tell_stopped(job, state)
+        raise halt(stopped)
+
+
+def halt(stopped: Stopped) -> BaseException:
+    """What ends the program after a signal has been heeded."""
+    return SystemExit(128 + signal.SIGTERM) if stopped() == signal.SIGTERM else KeyboardInterrupt()
 
 
 def fit(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stopped) -> None:
@@ -155,9 +191,7 @@ def fit(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stop
     except Stop:
         save(job, state, pace)
         tell_stopped(job, state)
-        if stopped() == signal.SIGTERM:
-            raise SystemExit(128 + signal.SIGTERM) from None
-        raise KeyboardInterrupt from None
+        raise halt(stopped) from None
 
 
 def tell_smaller(job: Job, step: Step) -> None:
@@ -179,7 +213,7 @@ def tell_stopped(job: Job, state: TrainState) -> None:
 
 def save(job: Job, state: TrainState, pace: Pace) -> None:
     """Publish a checkpoint."""
-    save_checkpoint(job.folder / CHECKPOINTS, state, {"seconds": pace.total, "broken": pace.broken})
+    save_checkpoint(job.folder / CHECKPOINTS, state, {"seconds": pace.total, "broken": pace.broken, "head": pace.head})
 
 
 def log(job: Job, step: Step, metrics: Metrics, pace: Pace) -> None:
@@ -250,6 +284,7 @@ def finish(job: Job, state: TrainState, metrics: Metrics, pace: Pace) -> RunResu
         "metrics": {**scores, "split": report.data.split},
         "steps": state.step,
         "skipped_steps": state.skipped,
+        "head": pace.head,
         "broken_images": dict(sorted(pace.broken.items())),
         "seconds": round(pace.total, 1),
     }

@@ -16,7 +16,13 @@ FIXED = {  # fields that something else decides, and what
     "expected": "it belongs to the recipe function",
     "model.classes": "the data decide it",
 }
-OF_WEIGHTS = ("image_size", "dropout", "stochastic_depth")  # model fields that trained weights leave free
+OF_WEIGHTS = (
+    "image_size",
+    "dropout",
+    "stochastic_depth",
+    "pool",
+    "pool_blocks",
+)  # model fields that trained weights leave free
 SIZE, INPUT = "model.image_size", "preprocess.size"  # one fact, stored twice: the model's and the pixels' side of it
 
 

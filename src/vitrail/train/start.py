@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vitrail.config import Preprocess, Recipe
+from vitrail.errors import ConfigError
 from vitrail.models.build import Network, build
 from vitrail.train.state import state_sha256
 from vitrail.weights.load import load_weights
@@ -39,6 +40,18 @@ def find_start(
     return Start(loaded.model, loaded.preprocess, loaded.source, digest, loaded.licence)
 
 
+def _adapted(start: Network, model: Network) -> dict[str, Tensor]:
+    """The start's tensors for `model`, whose pool may be another; then its head, which reads other features, is zero.
+
+    Raises ConfigError where the weights lack more than that."""
+    ours, theirs = model.state_dict(), start.state_dict()
+    if lacking := sorted(name for name in ours.keys() - theirs.keys() if not name.startswith("head.")):
+        raise ConfigError(f"the weights have no {', '.join(lacking)}: leave model.pool as it was")
+    fresh = {name: torch.zeros_like(ours[name]) for name in ours if name.startswith("head.")}
+    same = all(name in theirs and theirs[name].shape == tensor.shape for name, tensor in fresh.items())
+    return {name: fresh[name] if name in fresh and not same else theirs[name] for name in ours}
+
+
 def build_model(recipe: Recipe, start: Start | None) -> Network:
     """The model at step 0: the start's weights under the recipe's regularisation, or weights drawn from the seed."""
     with torch.random.fork_rng(devices=[]):
@@ -46,5 +59,5 @@ def build_model(recipe: Recipe, start: Start | None) -> Network:
     if start is None:
         model.reset(torch.Generator().manual_seed(recipe.seed))
     else:
-        model.load_state_dict(start.model.state_dict())
+        model.load_state_dict(_adapted(start.model, model))
     return model

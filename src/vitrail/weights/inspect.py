@@ -112,6 +112,7 @@ def unusual(config: ModelConfig) -> list[str]:
         and config.prefix > 0
         and not config.position_rows,
         "a norm between embedding and blocks": config.norm_before,
+        f"the head reads the class tokens of the last {config.pool_blocks} blocks": config.pool_blocks > 1,
         "LayerScale": config.layer_scale is not None,
         "norms on queries and keys": config.qk_norm,
         "no biases on queries, keys and values": not config.qkv_bias,

@@ -9,6 +9,8 @@ OPTIONS = {
     "demo": ["--out", "--seed"],
     "data": ["ACTION", "DATA", "--model", "--out", "--quarantine-labels", "--json"],
     "train": ["DATA", "--model", "--weights", "--recipe", "--out", "--seed", "--set"],
+    "lr-find": ["DATA", "--model", "--weights", "--recipe", "--seed", "--set", "--steps", "--html", "--json"],
+    "probe": ["MODEL", "DATA", "--model", "--method", "--shots", "--seeds", "--json"],
     "evaluate": ["MODEL", "DATA", "--model", "--split", "--protocol", "--quarantine", "--json", "--html", "--csv"],
     "report": ["RUN", "--json", "--html"],
     "predict": ["MODEL", "IMAGE_OR_FOLDER", "--model", "--top", "--json", "--csv"],

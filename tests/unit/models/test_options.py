@@ -29,6 +29,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"pool": "map", "class_token": False, "mlp": "swiglu", "qk_norm": True, "key_bias": False},
     {"pool": "token_gap"},
     {"pool": "token_gap", "registers": 2, "pre_logits": 12},
+    {"pool": "token_gap", "registers": 2, "pool_blocks": 2},
     {"distillation_token": True},
     {"distillation_token": True, "registers": 2, "head_has_bias": False},
     {"distillation_token": True, "distillation_head": False, "pre_logits": 12},
@@ -76,10 +77,10 @@ def images(model: ViT, count: int = 3) -> Tensor:
 
 def all_tokens(model: ViT, x: Tensor) -> Tensor:
     """The logits with the last block computed for every token."""
-    tokens, turn = model.embed(x), model.rotation(x)
+    every, turn = [model.embed(x)], model.rotation(x)
     for block in model.blocks:
-        tokens = block(tokens, rotation=turn)
-    return model.classify(model.pool(tokens))
+        every.append(block(every[-1], rotation=turn))
+    return model.classify(model.pool(every[-1], every[1:-1]))
 
 
 def without_effect(model: ViT) -> dict[str, Tensor]:
@@ -157,6 +158,8 @@ def test_every_option_is_tried() -> None:
     ("changes", "message"),
     [
         ({"pool": "token", "class_token": False}, "need class_token=True"),
+        ({"pool_blocks": 2}, "pool_blocks goes with pool='token_gap'"),
+        ({"pool": "token_gap", "pool_blocks": 13}, "pool_blocks goes with pool='token_gap', at most depth"),
         ({"pool": "gap", "class_token": False, "distillation_token": True}, "need class_token=True"),
         ({"distillation_token": True, "pre_logits": 12}, "no pre_logits"),
         ({"position": "rope", "width": 30}, "multiple of 4"),

@@ -69,7 +69,10 @@ def test_tiny_images_lose_nothing_and_are_not_recoloured() -> None:
 def test_every_recipe_is_sound_for_any_amount_of_data(name: str, n_train: int) -> None:
     recipe = RECIPES[name](summary(64, n_train), MODELS["Ti/16"], Preprocess())
     assert recipe.name == name and recipe.model.classes == 2
-    assert 0 < recipe.optim.warmup_steps <= 0.2 * total_steps(recipe, n_train) + 1
+    if recipe.epochs:
+        assert 0 < recipe.optim.warmup_steps <= 0.2 * total_steps(recipe, n_train) + 1
+    else:
+        assert total_steps(recipe, n_train) == 0 and recipe.head_solver != "none"
     assert (RECIPES[name].__doc__ and "Expected" in RECIPES[name].__doc__) or "expected" in RECIPES[name].__doc__
 
 

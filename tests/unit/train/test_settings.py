@@ -131,7 +131,7 @@ def test_model_and_pixels_change_their_size_together() -> None:
 def test_weights_decide_the_architecture() -> None:
     assert refused("width=16", "depth=2", from_weights=True) == (
         "model.width, model.depth cannot be set: the weights decide it; with weights the model's image_size, dropout, "
-        "stochastic_depth can be, or train from scratch"
+        "stochastic_depth, pool, pool_blocks can be, or train from scratch"
     )
     recipe = changed("image_size=16", "dropout=0.1", "stochastic_depth=0.2", "lr=1e-3", from_weights=True)
     assert (recipe.model.dropout, recipe.model.stochastic_depth) == (0.1, 0.2)

@@ -43,10 +43,11 @@ def _infer(shapes: Shapes, hints: Hints, prefix: str) -> ViTConfig:
     classes, features = shapes.get("linear_head.weight", (0, 0))
     shapes = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)}
     width, channels, rows, cols = shape_of(shapes, r"patch_embed\.proj\.weight", 4)
-    if classes and features != 2 * width:
+    depth = count_of(shapes, r"blocks\.(\d+)\.")
+    if classes and (features % width or not 1 < features // width <= depth + 1):
         raise WeightsError(
-            f"the linear head reads {features} features, those of {features // width - 1} blocks; only one that reads "
-            f"the last block's class token beside the mean of the patches, {2 * width}, is the same network"
+            f"the linear head reads {features} features; it must read the class tokens of 1 to {depth} blocks beside "
+            f"the mean of the patches, of {width} each"
         )
     registers = shape_of(shapes, r"register_tokens", 3)[1] if "register_tokens" in shapes else 0
     grid = file_grid(shape_of(shapes, r"pos_embed", 3)[1] - 1, (rows, cols))  # its code knows square ones only
@@ -56,12 +57,13 @@ def _infer(shapes: Shapes, hints: Hints, prefix: str) -> ViTConfig:
         patch_size=(rows, cols),
         channels=channels,
         width=width,
-        depth=count_of(shapes, r"blocks\.(\d+)\."),
+        depth=depth,
         heads=_heads(width, hints),
         mlp_dim=shape_of(shapes, r"blocks\.\d+\.mlp\.(?:w3|fc2)\.weight", 2)[1],
         classes=classes,
         registers=registers,
         pool="token_gap" if classes else "token",
+        pool_blocks=features // width - 1 if classes else 1,
         mlp="swiglu" if gated else "gelu",
         qkv_bias="blocks.0.attn.qkv.bias" in shapes,
         layer_scale=1e-5,
@@ -97,7 +99,7 @@ def _description(config: Any) -> dict[str, Any]:
     """The arguments of its DinoVisionTransformer, which its files come without."""
     holder = "DINOv2's own code"
     pool = "token_gap" if getattr(config, "classes", 0) else "token"
-    free = {"mlp", "registers", "layer_scale", "qkv_bias"}
+    free = {"mlp", "registers", "layer_scale", "qkv_bias", "pool_blocks"}
     config = required(config, holder, free, {"pool": pool, "norm_eps": 1e-6, "cut_patches": False})
     if config.layer_scale is None or config.grid[0] != config.grid[1] or config.patch_size[0] != config.patch_size[1]:
         raise WeightsError(f"{holder} cannot hold layer_scale={config.layer_scale}, a grid of {config.grid}")
