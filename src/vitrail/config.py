@@ -23,7 +23,8 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
-PositionRule = Literal["paper", "timm", "transformers", "torchvision", "dinov2"]  # see ops.grid.resample_positions
+# see ops.grid.resample_positions
+PositionRule = Literal["paper", "timm", "transformers", "torchvision", "dinov2", "flexivit"]
 
 
 class ResNetConfig(Config):
@@ -119,7 +120,7 @@ class ViTConfig(Config):
         if not isinstance(values, dict):
             return values
         filled = {"class_token": values.get("pool", "token") in ("token", "token_gap"), **values}
-        if filled.get("stem") is not None:
+        if isinstance(filled.get("stem"), dict | ResNetConfig):
             shared = {key: filled[key] for key in ("image_size", "channels") if key in filled}
             filled["stem"] = {**dict(filled["stem"]), **shared}
         return filled
@@ -277,7 +278,7 @@ class AugmentConfig(Config):
 class DataConfig(Config):
     """How images are read."""
 
-    batch_size: PositiveInt = 64
+    batch_size: Annotated[int, Field(gt=0, le=2**20)] = 64
     sampler: Literal["shuffle", "balanced"] = "shuffle"  # balanced: every class equally often
     quarantine: str | None = None  # a list of images to leave out, from `vitrail data check`
     workers: Annotated[int, Field(ge=0)] | None = None  # loader processes; None: by the machine. Never changes the data
@@ -355,8 +356,8 @@ class Recipe(Config):
     optim: OptimConfig = OptimConfig()
     lora: LoraConfig = LoraConfig()
     distill: DistillConfig = DistillConfig()
-    epochs: Annotated[float, Field(ge=0.0)] = 10.0  # 0: the head alone is solved for
-    steps: PositiveInt | None = None  # instead of epochs, where published so
+    epochs: Annotated[float, Field(ge=0.0, le=1e6)] = 10.0  # 0: the head alone is solved for
+    steps: Annotated[int, Field(gt=0, le=2**31)] | None = None  # instead of epochs, where published so
     head_solver: Literal["none", "logistic", "ridge"] = "none"  # the head on frozen features, before the first step
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 where it is computed in

@@ -6,6 +6,7 @@ VitrailError
     ├── ConfigError      a field is unknown, of the wrong type or out of bounds
     ├── UnknownName      a table has no such row; lists close matches
     ├── DataError        a data set cannot be used (empty, one class, missing label, too many broken images)
+    │   └── WorkerDied   a process that reads images was killed; what was computed can be kept
     ├── ImageError       one image cannot be decoded; `.reason` is short
     ├── WeightsError     a weights file or model folder cannot be loaded
     ├── MissingExtra     an optional package is not installed; names the pip command
@@ -36,6 +37,10 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """A data set cannot be used as asked."""
+
+
+class WorkerDied(DataError):
+    """A process that reads images was killed, which says nothing about the images."""
 
 
 class WeightsError(UserError):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import vitrail
+import vitrail.weights.load
 from vitrail.cli import main
 from vitrail.config import Preprocess, ViTConfig
 from vitrail.evaluate import parity
@@ -42,6 +43,45 @@ def test_the_report_names_every_layer_and_the_folder_works(desk: Path, photos: P
     assert left(desk / "for-timm") == ["README.md", "config.json", "model.safetensors"]
     before, after = (vitrail.load(desk / name).predict(sorted(photos.rglob("*.png"))) for name in ("tiny", "for-timm"))
     assert before == after
+
+
+def test_the_report_fits_a_narrow_terminal(desk: Path, capsys: Capture) -> None:
+    assert main(["convert", "tiny", "out", "--to", "transformers", "--allow-loss", "preprocess"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines if not line.startswith("- lost")) <= 80
+    assert any(line.startswith("- source: the source in timm 1.") for line in lines)
+    assert any(line.startswith("- result: the result in transformers ") for line in lines)
+
+
+def test_a_size_that_the_file_does_not_tell_is_said(desk: Path, capsys: Capture) -> None:
+    """A .npz of an image that is not square: refused with the remedy, which works."""
+    wide = ViTConfig(image_size=(16, 24), patch_size=(8, 8), width=24, depth=1, heads=3, mlp_dim=40, gelu="tanh")
+    pixels = Preprocess(size=(16, 24), resize="squash", crop=1.0, interpolation="bilinear", antialias=False)
+    write_model_folder(desk / "wide", ViT(wide), pixels, None, {})
+    lose = ["--allow-loss", "image_size"]
+    assert main(["convert", "wide", "wide.npz", "--to", "npz", *lose]) == 0
+    assert "- lost, as allowed: image_size=(16, 24), which nothing in it tells" in capsys.readouterr().out
+    assert main(["inspect", "wide.npz"]) == 2
+    assert capsys.readouterr().err.endswith(
+        "say the image size (rows, cols), as in `vitrail convert FILE FOLDER --to vitrail --image-size 224x320`\n"
+    )
+    assert main(["inspect", "wide.npz", "--image-size", "16x24", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["architecture"]["image_size"] == [16, 24]
+    assert main(["convert", "wide.npz", "back", "--to", "vitrail", "--image-size", "16x24"]) == 0
+    first, again = (vitrail.weights.load.load_weights(desk / name) for name in ("wide", "back"))
+    assert first.preprocess == again.preprocess
+    states = first.model.state_dict(), again.model.state_dict()
+    assert all(value.equal(states[1][key]) for key, value in states[0].items())
+    assert main(["inspect", "wide.npz", "--image-size", "16,24"]) == 2
+    assert "should be pixels, as in 224 or 224x320 (rows x columns), found '16,24'" in capsys.readouterr().err
+
+
+def test_another_size_resamples_and_says_so(desk: Path, capsys: Capture) -> None:
+    assert main(["convert", "tiny", "larger", "--to", "timm", "--image-size", "48"]) == 0
+    out = capsys.readouterr().out
+    assert "- not compared: the source (its positions were resampled from " in out
+    loaded = vitrail.weights.load.load_weights(desk / "larger")
+    assert loaded.model.config.image_size == loaded.preprocess.size == (48, 48)
 
 
 def test_a_loss_is_refused_by_name_and_allowed_by_name(desk: Path, capsys: Capture) -> None:
@@ -150,7 +190,7 @@ def test_inspect_tells_everything_without_reading_a_number(desk: Path, capsys: C
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     found = {name: text for name, text in rows if name}
     assert found["format"] == "timm"
-    assert found["architecture"] == "2 blocks, width 24, 3 heads, MLP 40, 6 patches of 8 x 8 px and 3 more tokens"
+    assert found["architecture"] == "2 blocks, width 24, 3 heads, MLP 40, 6 patches of 8 x 8 px and 3 other tokens"
     assert found["image"] == "16 x 24 px, 3 channels"
     assert found["preprocessing"].startswith("shorter side resized, the centre 87.5 %, bicubic, mean [0.5")
     assert found["classes"] == "7: kind 0, kind 1, kind 2, kind 3, kind 4, ..."
@@ -190,15 +230,23 @@ def test_models_are_filtered_by_words(capsys: Capture) -> None:
     assert main(["models", "R50x1"]) == 0
     assert capsys.readouterr().out.splitlines()[1] == "R50x1\t224\t\t64\t16\t\t25,557,032\t8.18"
     assert main(["models", "vision"]) == 2
-    assert capsys.readouterr().err.startswith("vitrail: unknown model 'vision'")
+    assert capsys.readouterr().err.startswith("vitrail: no row of `vitrail models` contains 'vision'. Choices: Pico/2")
+    assert main(["models", "--weights", "dinov2", "384"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "vitrail: no row of `vitrail models --weights` contains all of these words ('dinov2' in "
+    )
 
 
 def test_weights_are_listed_with_number_protocol_and_licence(capsys: Capture) -> None:
-    assert main(["models", "--weights", "dinov3", "vits16plus", "--json"]) == 0
+    assert main(["models", "--weights", "dinov3-vits16plus", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["hub"], row["licence"]) == ("facebook/dinov3-vits16plus-pretrain-lvd1689m", "dinov3-license")
     assert main(["models", "--weights", "jax-augreg-B16-in1k"]) == 0
     header, line = (text.split("\t") for text in capsys.readouterr().out.splitlines())
-    assert header == ["weights", "model", "image", "classes", "top-1", "protocol", "licence", "from"]
-    assert line[:7] == ["jax-augreg-B16-in1k-384", "B/16", "384", "1000", "85.49", "gvt-squash", "apache-2.0"]
-    assert line[7].startswith("https://storage.googleapis.com/vit_models/augreg/B_16-i21k-300ep")
+    assert header == ["weights", "model", "image", "classes", "top-1", "protocol", "licence"]
+    assert line == ["jax-augreg-B16-in1k-384", "B/16", "384", "1000", "85.49", "gvt-squash", "apache-2.0"]
+    assert main(["models", "--weights", "jax-augreg-B16-in1k", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["url"].startswith("https://storage.googleapis.com/vit_models/augreg/B_16-i21k-300ep")
+    assert main(["models", "--weights", "deit_tiny_patch16_224"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("timm/deit_tiny_patch16_224.fb_in1k\tTi/16\t224")

@@ -430,7 +430,7 @@ def test_other_weights_do_not_continue_a_run(unbroken: Path, model_folder: Path,
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], type[UserError], str]] = {
-    "recipe": ({"recipe": "finetun"}, UnknownName, "unknown recipe 'finetun'; did you mean 'finetune'?"),
+    "recipe": ({"recipe": "finetun"}, UnknownName, "unknown recipe 'finetun'; did you mean 'finetune'"),
     "no weights": ({"recipe": "finetune"}, ConfigError, "the recipe finetune starts from trained weights"),
     "scratch and weights": (
         {"recipe": "scratch_small", "weights": "somewhere"},

@@ -1,4 +1,4 @@
-"""Tiny runs whose every loss is committed, bit for bit: `curves/NAME.txt`.
+"""Three tiny runs whose every loss is committed, bit for bit: `curves/NAME.txt`.
 
     python tests/golden/loss_curves.py            compare with what is committed; exit code 1 and the first difference
     python tests/golden/loss_curves.py --record   write the files anew, after a change that was meant to change them
@@ -37,6 +37,10 @@ RUNS: dict[str, tuple[str, ...]] = {
     # AdamW from fixed weights; layer-wise rates, averaged weights, label smoothing, two micro-batches a step, erasing
     "finetune": (
         "epochs=4", "batch_size=12", "layer_decay=0.7", "ema=0.9", "label_smoothing=0.1", "accumulate=2", "erase=0.3",
+    ),
+    # SGD with momentum and one sigmoid a class
+    "sgd": (
+        *SHAPE, "epochs=4", "batch_size=12", "optimizer=sgd", "optim.lr=0.05", "loss=sigmoid", "mixup=0.2", "ema=0",
     ),
 }  # fmt: skip
 

@@ -57,6 +57,7 @@ HOLDS: dict[str, set[str]] = {
     "big_vision": {"gap", "map", "siglip"},
     "torchvision": {"plain"},
     "dinov2": {"dinov2", "dinov2 classifier", "dinov2 gated"},
+    "dinov3": {"dinov3"},
     "open_clip": {"clip"},
 }
 GROWN = {("dinov2", "timm"), ("clip", "timm")}  # held with zeros for what the model has no tensor of
@@ -135,7 +136,7 @@ def test_a_resnet_is_held_by_vitrail_alone(tmp_path: Path) -> None:
     report = convert(source, tmp_path / "out", "vitrail")
     assert list(report.scale) == ["stage 1", "stage 2", "output"]
     assert report.passed
-    for to in ("timm", "transformers", "torchvision", "dinov2", "open_clip"):
+    for to in ("timm", "transformers", "torchvision", "dinov2", "dinov3", "open_clip"):
         with pytest.raises(WeightsError, match=r"cannot hold .*convert to vitrail, which holds everything"):
             convert(source, tmp_path / "other", to)
 

@@ -1,9 +1,11 @@
 """The same numbers as transformers' Dinov2 and Dinov2WithRegisters, both ways, in both generations of names."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     Dinov2Config,
     Dinov2ForImageClassification,
@@ -14,10 +16,13 @@ from transformers import (
     PreTrainedModel,
 )
 
+import vitrail
 from hugging import assert_equal, assert_survives, difference, edit, images, save
 from vitrail.config import ViTConfig
 from vitrail.errors import WeightsError
+from vitrail.evaluate.parity import convert
 from vitrail.weights.formats.hf_dinov2 import HF_DINOV2
+from vitrail.weights.inspect import inspect_weights
 from vitrail.weights.load import load_weights
 
 TOY = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
@@ -69,6 +74,34 @@ def test_another_size_is_resampled_as_transformers_does(tmp_path: Path, kind: st
     x = images(2, 3, *size)
     with torch.no_grad():
         assert difference(ours(x), read(theirs.double()(x))) < 1e-9
+
+
+@pytest.mark.parametrize("kind", ["classifier", "registers classifier"])
+def test_images_smaller_than_the_positions(tmp_path: Path, kind: str) -> None:
+    """DINOv2's published files hold positions of 518 px, and their processor crops to 224: transformers resamples the
+    positions in each forward pass. So do the loaded weights, once; the stored positions survive a conversion."""
+    theirs = make(kind, image_size=56)
+    folder = save(theirs, tmp_path / "model")
+    table = {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 28}, "crop_size": 24}
+    (folder / "preprocessor_config.json").write_text(json.dumps(table | {"do_center_crop": True, "resample": 3}))
+    classifier = vitrail.load(folder)
+    assert classifier.preprocess.size == classifier.model.config.image_size == (24, 24)
+    x = images(2, 3, 24, 24)
+    with torch.no_grad():
+        assert difference(classifier.model.double()(x), read(theirs.double()(x))) < 1e-9
+    found = inspect_weights(folder)
+    assert found.config.image_size == (56, 56) and found.preprocess.size == (24, 24)
+    assert "images are shown at 24 x 24 px, to which the positions, of 56 x 56 px, are resampled" in found.unusual
+    assert not convert(folder, tmp_path / "a", "vitrail").losses
+    assert not convert(tmp_path / "a", tmp_path / "b", "transformers").losses
+    before, after = (load_file(f / "model.safetensors") for f in (folder, tmp_path / "b"))
+    assert before.keys() == after.keys() and all(torch.equal(after[k], t) for k, t in before.items())
+    back = json.loads((tmp_path / "b" / "preprocessor_config.json").read_text())
+    assert back["size"] == {"shortest_edge": 28} and back["crop_size"] == {"height": 24, "width": 24}
+    for name in ("a", "b"):
+        assert vitrail.load(tmp_path / name).preprocess.size == (24, 24)
+    with pytest.raises(WeightsError, match=r"preprocess \(resized to 24 x 24 px, .* becomes resized to 56 x 56 px"):
+        convert(folder, tmp_path / "c", "dinov2")
 
 
 def test_without_a_mask_token_nothing_rides_along(tmp_path: Path) -> None:

@@ -267,7 +267,7 @@ def test_every_name_that_is_read_stands_for_timm_s_own_options() -> None:
     [
         "vit_base_patch16_rpn_224", "vit_small_patch16_18x2_224", "vit_base_patch16_xp_224",
         "vit_dwee_patch16_reg1_gap_256", "vit_pwee_patch16_reg1_gap_256", "vit_intern300m_patch14_448",
-        "aimv2_large_patch14_224", "beit3_base_patch16_224", "vit_base_patch16_radio_v3", "flexivit_base", "test_vit3",
+        "aimv2_large_patch14_224", "beit3_base_patch16_224", "vit_base_patch16_radio_v3", "test_vit3",
         "eva_giant_patch14_224", "vit_base_patch16_sapiens2", "vit_pe_core_base_patch16_224",
         "vit_base_patch16_rope_224", "vit_base_r50_s16_224", "resnet50",
     ],

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from vitrail.config import Preprocess, ViTConfig
+from vitrail.data.preprocess import preprocess
 from vitrail.errors import WeightsError
 from vitrail.models.trace import trace
 from vitrail.ops.grid import resample_positions
@@ -74,8 +75,9 @@ def test_what_is_written_builds_the_same_network_in_torchvision(tmp_path: Path, 
     model = load_weights(save(tmp_path, theirs, heads=theirs.encoder.layers[0].num_heads)).model
     form = FORMATS["torchvision"]
     assert form.describe is not None and form.companions is not None
-    table = form.describe(model.config, Preprocess(size=model.config.image_size))
-    assert table == form.companions(model.config, Preprocess(), None)["config.json"]
+    pixels = Preprocess(size=model.config.image_size)
+    table = form.describe(model.config, pixels)
+    assert table == form.companions(model.config, pixels, None)["config.json"]
     again = VisionTransformer(**table["model_args"]).eval()
     again.load_state_dict(write_tensors(model.state_dict(), form.rules(model.config)), strict=True)
     images = torch.randn(2, 3, theirs.image_size, theirs.image_size)
@@ -133,3 +135,37 @@ def test_what_torchvision_cannot_hold_is_named(changes: dict[str, Any]) -> None:
     assert form.describe(config, Preprocess()) is None
     with pytest.raises(WeightsError, match="torchvision's VisionTransformer cannot hold"):
         form.companions(config, Preprocess(), None)
+
+
+@pytest.mark.parametrize("crop", [0.9, 1.0, 0.875])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_its_transforms_travel_beside_it(crop: float, interpolation: Any) -> None:
+    """What is written are the arguments of torchvision's preset. The steps are made of its newer transforms here, whose
+    kernels vitrail's are: the preset resizes floats, which rounds by up to three of 255 otherwise."""
+    from torchvision.transforms import InterpolationMode, v2
+    from torchvision.transforms._presets import ImageClassification
+
+    form = FORMATS["torchvision"]
+    assert form.companions is not None and form.read_description is not None
+    pixels = Preprocess(size=(32, 32), crop=crop, interpolation=interpolation, mean=(0.1, 0.2, 0.3))
+    config = ViTConfig(image_size=(32, 32), patch_size=(8, 8), width=48, depth=1, heads=3, mlp_dim=40, classes=3)
+    table = form.companions(config, pixels, None)["config.json"]
+    again = form.read_description(table, (32, 32))
+    image = torch.randint(0, 256, (3, 57, 81), dtype=torch.uint8)
+    assert torch.equal(preprocess(image, again), preprocess(image, pixels))
+    preset = ImageClassification(**{**table["transforms"], "interpolation": InterpolationMode(interpolation)})
+    resize = v2.Resize(preset.resize_size, preset.interpolation, antialias=preset.antialias)
+    scale = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(preset.mean, preset.std)]
+    theirs = v2.Compose([resize, v2.CenterCrop(preset.crop_size), *scale])(image)
+    assert (theirs - preprocess(image, pixels)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "fields", [{"resize": "squash"}, {"antialias": False}, {"odd_margin": "down"}, {"interpolation": "area"}], ids=str
+)
+def test_other_transforms_are_named(fields: dict[str, Any]) -> None:
+    form = FORMATS["torchvision"]
+    assert form.companions is not None
+    config = ViTConfig(image_size=(32, 32), patch_size=(8, 8), width=48, depth=1, heads=3, mlp_dim=40, classes=3)
+    with pytest.raises(WeightsError, match=rf"cannot hold the preprocess {next(iter(fields))}="):
+        form.companions(config, Preprocess(size=(32, 32), **fields), None)

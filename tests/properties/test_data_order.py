@@ -164,6 +164,17 @@ def test_resuming_gives_the_rest_of_the_stream_bit_for_bit(n, batch_size, seed, 
     assert same(stream[start:], [b for step in range(start, start + steps) for b in again.batches(step, step + 1)])
 
 
+@settings(max_examples=8, deadline=None)  # each starts up to eight processes
+@given(st.integers(1, 12), st.integers(1, 9), st.integers(0, 99), st.integers(0, 12), st.integers(0, 4), st.data())
+def test_resuming_with_any_number_of_workers_gives_the_rest_of_the_stream(n, batch_size, seed, start, steps, data):
+    before, after = (data.draw(st.integers(0, 4), label=when) for when in ("workers before", "workers after"))
+    stream = list(loader(n, batch_size, seed, before).batches(0, start + steps))
+    assert same(stream[start:], list(loader(n, batch_size, seed, after).batches(start, start + steps)))
+    flat = torch.cat([batch.index for batch in stream] or [torch.empty(0, dtype=torch.int64)])
+    for epoch in flat[: len(flat) // n * n].reshape(-1, n):
+        assert sorted(epoch.tolist()) == list(range(n)), "every image once an epoch"
+
+
 @pytest.mark.parametrize("workers", [1, 2, 3])
 @pytest.mark.parametrize("start", [0, 5])
 def test_workers_do_not_change_a_bit(workers, start):

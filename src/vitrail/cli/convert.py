@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from vitrail.cli.values import Name
+from vitrail.cli.values import Name, Pixels
 
 
 def convert(
@@ -20,9 +20,15 @@ def convert(
     *,
     to: Annotated[
         Name,
-        Parameter(help="vitrail, timm, transformers, torchvision, dinov2, open_clip, npz, npz-linen or big_vision."),
+        Parameter(
+            help="vitrail, timm, transformers, torchvision, dinov2, dinov3, open_clip, npz, npz-linen or big_vision."
+        ),
     ],
     model: Annotated[Name | None, Parameter(help="Architecture of a bare weights file; see `vitrail models`.")] = None,
+    image_size: Annotated[
+        Pixels | None,
+        Parameter(help="Size of the images, where the file does not tell it; another one resamples the positions."),
+    ] = None,
     allow_loss: Annotated[
         tuple[str, ...],
         Parameter(
@@ -38,4 +44,4 @@ def convert(
     """
     from vitrail.evaluate.parity import convert as run
 
-    sys.stdout.write(run(source, out, to, model=model, allow_loss=allow_loss).markdown())
+    sys.stdout.write(run(source, out, to, model=model, image_size=image_size, allow_loss=allow_loss).markdown())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from vitrail.cli.table import show
-from vitrail.cli.values import Name
+from vitrail.cli.values import Name, Pixels
 
 if TYPE_CHECKING:
     from vitrail.weights.inspect import Inspection
@@ -24,6 +24,10 @@ def inspect(
     /,
     *,
     model: Annotated[Name | None, Parameter(help="Architecture of a bare weights file; see `vitrail models`.")] = None,
+    image_size: Annotated[
+        Pixels | None,
+        Parameter(help="Size of the images, where the file does not tell it."),
+    ] = None,
     json: Annotated[bool, Parameter(help="Print everything as JSON.")] = False,
 ) -> None:
     """Tell what weights are: format, architecture, cost, preprocessing, classes, licence, and what is unusual.
@@ -33,7 +37,7 @@ def inspect(
     from vitrail.report import printable
     from vitrail.weights.inspect import inspect_weights
 
-    found = inspect_weights(source, model)
+    found = inspect_weights(source, model, image_size=image_size)
     if json:
         print(json_format.dumps(found.json(), indent=2))
         return
@@ -49,7 +53,8 @@ def rows(found: "Inspection") -> list[tuple[str, str]]:
     if isinstance(config, ViTConfig):
         sizes = f"{config.depth} blocks, width {config.width}, {config.heads} heads, MLP {config.mlp_dim}, "
         tokens = f"{config.patches} patches of {config.patch_pixels[0]} x {config.patch_pixels[1]} px"
-        architecture = sizes + tokens + (f" and {config.prefix} more tokens" if config.prefix else "")
+        others = f" and {config.prefix} other token{'s' * (config.prefix > 1)}" if config.prefix else ""
+        architecture = sizes + tokens + others
     else:
         architecture = f"ResNet of {config.layers} bottlenecks, width {config.width}"
     first = [] if found.labels is None else list(found.labels.names[:SHOWN])
@@ -60,10 +65,10 @@ def rows(found: "Inspection") -> list[tuple[str, str]]:
         ("format", found.format),
         ("model", found.name or "of no size in the catalog"),
         ("architecture", architecture),
-        ("image", f"{height} x {width} px, {config.channels} channels"),
+        ("image", f"{height} x {width} px, {config.channels} channels{_assumed(found, 'image size')}"),
         ("parameters", f"{found.parameters:,} ({', '.join(found.dtypes)})"),
         ("GFLOPs", f"{found.flops / 1e9:.3g}"),
-        ("preprocessing", _preprocessing(found)),
+        ("preprocessing", _preprocessing(found) + _assumed(found, "preprocessing")),
         (
             "classes",
             f"{classes}{': ' if names else ''}{names}" if first else f"{classes}{', not named' * bool(config.classes)}",
@@ -77,6 +82,10 @@ def rows(found: "Inspection") -> list[tuple[str, str]]:
         more = len(found.passengers) - SHOWN
         table.append(("not used", shown + (f" and {more} more" if more > 0 else "")))
     return table
+
+
+def _assumed(found: "Inspection", what: str) -> str:
+    return " (the usual; the file does not tell)" if what in found.assumed else ""
 
 
 def _preprocessing(found: "Inspection") -> str:

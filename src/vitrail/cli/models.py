@@ -28,12 +28,21 @@ def models(
         print(json_format.dumps(rows, indent=2))
         return
     if not rows:
-        from vitrail.errors import UnknownName
-
-        raise UnknownName(
-            "model", " ".join(filters or []), [row["name"] for row in (weights_table() if weights else table())]
-        )
+        raise _nothing(weights_table() if weights else table(), filters or [], "--weights" if weights else "")
     (_show_weights if weights else _show_models)(rows)
+
+
+def _nothing(rows: list[dict[str, Any]], words: list[str], option: str) -> Exception:
+    """A UserError for words that no row contains together: an unknown one, or how many rows have each."""
+    from vitrail.errors import ConfigError, close_matches
+
+    counts = {word: sum(matches(row, [word]) for row in rows) for word in words}
+    verb = f"`vitrail models {option}`" if option else "`vitrail models`"
+    if odd := next((word for word, count in counts.items() if not count), None):
+        names = [row["name"] for row in rows]
+        return ConfigError(f"no row of {verb} contains {odd!r}{close_matches(odd, names, most=6)}")
+    each = ", ".join(f"{word!r} in {count}" for word, count in counts.items())
+    return ConfigError(f"no row of {verb} contains all of these words ({each}); leave one out")
 
 
 def matches(row: dict[str, Any], words: list[str]) -> bool:
@@ -113,21 +122,21 @@ def _show_models(rows: list[dict[str, Any]]) -> None:
 
 
 def _show_weights(rows: list[dict[str, Any]]) -> None:
-    header = ("weights", "model", "image", "classes", "top-1", "protocol", "licence", "from")
+    """Weights by their Hugging Face id where they have one, which `--weights` knows as well as the name."""
+    header = ("weights", "model", "image", "classes", "top-1", "protocol", "licence")
     cells = [
         (
-            row["name"],
+            row["hub"] or row["name"],
             row["model"],
             str(row["image_size"]),
             str(row["classes"] or ""),
             "" if row["top1"] is None else f"{row['top1']:.2f}",
             row["protocol"] or "",
             row["licence"],
-            row["hub"] or row["url"] or "torchvision",
         )
         for row in rows
     ]
-    show(header, cells, right=(2, 3, 4))
+    show(header, cells, right=(2, 3, 4), whole=range(1, 6))
 
 
 def _size(size: list[int]) -> str:

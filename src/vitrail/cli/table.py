@@ -4,8 +4,11 @@ import sys
 from collections.abc import Container, Iterable, Sequence
 
 
-def show(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Container[int] = ()) -> None:
-    """Print `rows` under `header`; columns in `right` are aligned to the right. Cells hold no control characters."""
+def show(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Container[int] = (), whole: Container[int] = ()
+) -> None:
+    """Print `rows` under `header`; columns in `right` are aligned to the right, those in `whole` never folded where the
+    terminal is narrow. Cells hold no control characters."""
     if not sys.stdout.isatty():
         for row in (header, *rows):
             print("\t".join(row))
@@ -17,7 +20,7 @@ def show(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Contain
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column, name in enumerate(header):
-        table.add_column(name, justify="right" if column in right else "left", overflow="fold")
+        table.add_column(name, justify="right" if column in right else "left", overflow="fold", no_wrap=column in whole)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: names are never read as markup
     Console().print(table)

@@ -15,6 +15,15 @@ def whole(type_: Any, tokens: Sequence[Token]) -> int:
         raise CoercionError(msg=f"should be a whole number, found {tokens[0].value!r}") from error
 
 
+def pixels(type_: Any, tokens: Sequence[Token]) -> tuple[int, int]:
+    """(rows, cols) from `224` or `224x320`; CoercionError for anything else."""
+    value = tokens[0].value
+    sides = value.split("x")
+    if not 1 <= len(sides) <= 2 or not all(side.isdecimal() and 0 < int(side) < 2**16 for side in sides):
+        raise CoercionError(msg=f"should be pixels, as in 224 or 224x320 (rows x columns), found {value!r}")
+    return int(sides[0]), int(sides[-1])
+
+
 def file(type_: Any, tokens: Sequence[Token]) -> str:
     """The name of a file, or `-` for stdout; CoercionError where another option stands in its place."""
     value = tokens[0].value
@@ -25,4 +34,5 @@ def file(type_: Any, tokens: Sequence[Token]) -> str:
 
 Whole = Annotated[int, Parameter(converter=whole, metavar="N", allow_leading_hyphen=True)]
 File = Annotated[str, Parameter(converter=file, metavar="FILE", allow_leading_hyphen=True)]
+Pixels = Annotated[tuple[int, int], Parameter(converter=pixels, metavar="ROWSxCOLS", n_tokens=1)]
 Name = Annotated[str, Parameter(metavar="NAME")]

@@ -6,13 +6,16 @@ there.
 """
 
 import math
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -26,7 +29,7 @@ from vitrail.data.mix import mix
 from vitrail.data.preprocess import fit, to_model
 from vitrail.data.sampler import ClassTurns, batch_positions, batch_seed, sample_seed
 from vitrail.data.stores import Source
-from vitrail.errors import DataError, ImageError
+from vitrail.errors import DataError, ImageError, WorkerDied
 from vitrail.types import Batch, Pixels
 
 _TINY = 64 * 64  # pixels of an image that is kept decoded, and that needs no worker process
@@ -237,7 +240,8 @@ def _run(make: Any, numbers: Sequence[int], workers: int) -> Generator[_Part, No
         yield from (make[number] for number in numbers)
         return
     guarded: Any = _Guarded(make)
-    with warnings.catch_warnings():
+    others = set(multiprocessing.active_children())
+    with warnings.catch_warnings(), _deaths_wait():
         # Python 3.12 warns of forks in a process with threads, torch of more workers than cores: both were asked for.
         warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
@@ -252,13 +256,44 @@ def _run(make: Any, numbers: Sequence[int], workers: int) -> Generator[_Part, No
             generator=torch.Generator(),  # the loader draws a seed for its workers: not from the caller's generator
         )
         parts = iter(loader)
+    processes = [process for process in multiprocessing.active_children() if process not in others]
     try:
-        for part in parts:
+        while (part := _next(parts, processes)) is not None:
             if isinstance(part, DataError):
                 raise part
             yield part
     finally:
         del parts  # ends the workers now, not when the last traceback that holds this frame is gone
+
+
+def _next(parts: "Iterator[_Part | DataError]", processes: Sequence[BaseProcess]) -> "_Part | DataError | None":
+    """The next part; None after the last; WorkerDied where a process is gone, which takes five seconds to notice. A
+    value like other errors: raised here, its traceback would hold `parts`, and with it the living workers."""
+    try:
+        return next(parts, None)
+    except RuntimeError:  # torch's word that it looked after its workers and one did not live
+        codes = [process.exitcode for process in processes if process.exitcode]
+        if not codes:
+            raise
+    cause = f"killed: {signal.strsignal(-codes[0])}" if codes[0] < 0 else f"exit code {codes[0]}"
+    return WorkerDied(
+        f"a process that reads images died ({cause}), as happens where memory runs out: run the same command again, "
+        "with fewer workers (data.workers) or a smaller batch if it dies again"
+    )
+
+
+@contextmanager
+def _deaths_wait() -> Iterator[None]:
+    """Keep torch from raising the death of a worker at whatever line the program happens to be, in the middle of a
+    training step or of saving: it is noticed all the same where the next part is asked for."""
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        yield  # torch sets no handler here
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
 
 
 class _Guarded:

@@ -90,28 +90,45 @@ def spared(labels: Int[Tensor, " N"]) -> Bool[Tensor, " N"]:
 
 
 def _logistic(x: Wide, labels: Int[Tensor, " N"], classes: int) -> _Solution:
+    values, left = _left_singular(x)
+    along = left * values.sqrt()  # N R: the features in their principal axes, where the penalty is the same
     held = spared(labels)
     penalty, start = UNCHOSEN, None
     if bool(held.any()):
         kept, best, risen, latest = ~held, math.inf, 0, None
         for candidate in LOGISTIC_PENALTIES:
-            latest = _minimise(x[kept], labels[kept], classes, candidate, latest, ROUGH)
-            loss = float(F.cross_entropy(x[held] @ latest[:, :-1].T + latest[:, -1], labels[held]))
+            latest = _minimise(along[kept], labels[kept], classes, candidate, latest, ROUGH)
+            loss = float(F.cross_entropy(along[held] @ latest[:, :-1].T + latest[:, -1], labels[held]))
             risen = 0 if loss < best else risen + 1
             if loss < best:
                 penalty, best, start = candidate, loss, latest
             if risen == 2:
                 break
-    found = _minimise(x, labels, classes, penalty, start, FINE)
-    return _Solution(found[:, :-1], found[:, -1], penalty)
+    found = _minimise(along, labels, classes, penalty, start, FINE)
+    weight = found[:, :-1] / values.sqrt() @ (left.T @ x)  # K D
+    return _Solution(weight, found[:, -1], penalty)
 
 
 def _minimise(
-    x: Wide, labels: Int[Tensor, " N"], classes: int, penalty: float, start: Tensor | None, slope: float
-) -> Float[Tensor, "K D+1"]:
-    """Weights, and the bias as their last column, of the penalised logistic regression."""
-    found = x.new_zeros(classes, x.shape[1] + 1) if start is None else start.clone()
-    found.requires_grad_(True)
+    along: Float[Tensor, "N R"],
+    labels: Int[Tensor, " N"],
+    classes: int,
+    penalty: float,
+    start: Tensor | None,
+    slope: float,
+) -> Float[Tensor, "K R+1"]:
+    """Weights, and the bias as their last column, of the penalised logistic regression on features in principal axes.
+
+    The search goes over weights times the square root of the loss's curvature along each axis (p (1 - p) of it at even
+    guesses, and the penalty), which makes all directions alike: far fewer steps, the same solution.
+    """
+    even = (1 / classes) * (1 - 1 / classes) if classes > 1 else 1.0
+    curvature = (even * along.square().mean(0) + penalty).sqrt()  # R
+    unit = torch.cat([curvature, curvature.new_full((1,), math.sqrt(even))])
+    scaled = F.pad(along, (0, 1), value=1.0) / unit
+    pull = penalty / curvature.square()
+    found = along.new_zeros(classes, len(unit)) if start is None else start * unit
+    found = found.detach().clone().requires_grad_(True)
     optimizer = torch.optim.LBFGS(
         [found],
         max_iter=1000,
@@ -123,14 +140,13 @@ def _minimise(
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        weight, bias = found[:, :-1], found[:, -1]
-        value = F.cross_entropy(x @ weight.T + bias, labels) + penalty / 2 * weight.square().sum()
+        value = F.cross_entropy(scaled @ found.T, labels) + (pull * found[:, :-1].square()).sum() / 2
         value.backward()
         return value
 
     with torch.enable_grad():
         optimizer.step(loss)
-    return found.detach()
+    return found.detach() / unit
 
 
 def _ridge(x: Wide, labels: Int[Tensor, " N"], classes: int) -> _Solution:

@@ -26,6 +26,8 @@ from vitrail.weights.fetch import locate
 from vitrail.weights.load import Loaded, load_weights
 
 GATE = 1e-6  # in float64, where two right networks differ by some 1e-13
+_RELOADED = "the result in vitrail"
+_RESULTS = {True: "reload", False: "result"}  # heads of columns
 _MANY = 2e11  # operations of one image above which one is compared instead of two
 
 
@@ -64,34 +66,45 @@ class ParityReport:
         return all(comparison.passed for comparison in self.comparisons)
 
     def markdown(self) -> str:
-        """One row a place, one column a comparison."""
+        """One row a place, one column a comparison, whose library a line below the table names: it fits 80 columns."""
         made = [c for c in self.comparisons if c.differences is not None]
+        heads = ["source" if c.what.startswith("the source") else _RESULTS[c.what == _RELOADED] for c in made]
         rows = [
             [place, f"{self.scale[place]:.3g}", *(f"{(c.differences or {})[place]:.1e}" for c in made)]
             for place in self.scale
         ]
         batch = " x ".join(map(str, self.images))
-        parts = [
+        lines = [
             f"{self.source} ({self.source_format}) -> {self.out} ({self.format})",
-            f"Largest differences from the source on {batch} random numbers in float64; up to {GATE:.0e} is the same.",
-            table(["after", "largest value", *(c.what for c in made)], rows),
+            "",
+            f"Largest differences from the source on {batch} random numbers",
+            f"in float64; up to {GATE:.0e} is the same.",
+            "",
+            table(["after", "largest", *heads], rows),
+            "",
+            *(f"- {head}: {c.what}" for head, c in zip(heads, made, strict=True)),
+            *(f"- not compared: {c.what} ({c.reason})" for c in self.comparisons if c.differences is None),
+            *(f"- lost, as allowed: {text}" for text in self.losses.values()),
         ]
-        parts += [f"- not compared: {c.what} ({c.reason})" for c in self.comparisons if c.differences is None]
-        parts += [f"- lost, as allowed: {text}" for text in self.losses.values()]
         if self.effect:
-            parts.append(f"- what is lost changes the output by up to {self.effect:.1e}")
-        return (
-            "\n".join(parts[:1]) + "\n\n" + "\n\n".join(parts[1:3]) + "\n" + "".join(f"\n{p}" for p in parts[3:]) + "\n"
-        )
+            lines.append(f"- what is lost changes the output by up to {self.effect:.1e}")
+        return "\n".join(lines) + "\n"
 
 
 def convert(
-    source: str | Path, out: str | Path, to: str, *, model: str | None = None, allow_loss: Iterable[str] = ()
+    source: str | Path,
+    out: str | Path,
+    to: str,
+    *,
+    model: str | None = None,
+    image_size: tuple[int, int] | None = None,
+    allow_loss: Iterable[str] = (),
 ) -> ParityReport:
     """Write the weights of `source` in the layout of `to` (weights/convert.py has the list) at `out`, with their
-    preprocessing and labels. Raises ParityError where the result is not the same network, which leaves no `out`; and
+    preprocessing and labels. `image_size` (rows, cols) is for a file that does not tell it; another one than the file's
+    resamples the positions. Raises ParityError where the result is not the same network, which leaves no `out`; and
     what `load_weights` and `write_draft` raise."""
-    loaded = load_weights(source, model)
+    loaded = load_weights(source, model, image_size=image_size, as_stored=image_size is None)
     draft = write_draft(loaded, Path(out), to, allow_loss)
     try:
         report = compare(loaded, locate(source), draft)
@@ -123,11 +136,14 @@ def compare(loaded: Loaded, path: Path, draft: Draft) -> ParityReport:
     if not original and whole.shape == expected["output"].shape:
         effect = float((whole - expected["output"]).abs().max())
     del source
-    if original and isinstance(config, ViTConfig):
+    if loaded.stored_size is not None:
+        before = " x ".join(map(str, loaded.stored_size))
+        comparisons.append(Comparison("the source", None, f"its positions were resampled from {before} px, as asked"))
+    elif original and isinstance(config, ViTConfig):
         comparisons.append(_library("the source in", loaded.form, path, config, images, expected))
     gc.collect()
     again = load_weights(draft.path, image_size=config.image_size).model.double()
-    comparisons.append(Comparison("the result in vitrail", _differences(expected, residuals(again, images))))
+    comparisons.append(Comparison(_RELOADED, _differences(expected, residuals(again, images))))
     del again
     gc.collect()
     if isinstance(config, ViTConfig) and draft.form != "vitrail":
@@ -184,7 +200,8 @@ def _library(
     """The comparison with the library of a format, or why it was not made."""
     library = form.partition("-")[0]
     if not path.is_dir() or not (path / MODEL_FILE).is_file():
-        return Comparison(f"{what} {library}", None, "it is not a folder that this library would load")
+        reason = "no library here reads a single file of it" if path.is_file() else "it is not a folder of that library"
+        return Comparison(f"{what} {library}", None, reason)
     try:
         name, found = residuals_in_library(form, path, config, images)
     except NotCompared as error:

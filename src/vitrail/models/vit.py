@@ -89,7 +89,10 @@ class ViT(nn.Module):
 
     def encode(self, images: Images) -> Float[Tensor, "B F"] | Float[Tensor, "B N F"]:
         """The pooled tokens of the images, which `classify` takes; the last block computes only the tokens it reads."""
-        x, turn = self.embed(images), self.rotation(images)
+        return self.run(self.embed(images), self.rotation(images))
+
+    def run(self, x: Tokens, turn: Rotation | None) -> Float[Tensor, "B F"] | Float[Tensor, "B N F"]:
+        """The pooled tokens, from the embedded ones."""
         earlier: list[Tensor] = []
         for i, block in enumerate(self.blocks[:-1]):
             x = block(x, rotation=turn)
@@ -107,7 +110,11 @@ class ViT(nn.Module):
     def embed(self, images: Images) -> Tokens:
         """Patches, linearly embedded, behind the prefix tokens, with positions added (equation 1)."""
         x = self.patches(images)  # B P D
-        rows, positions = self.config.position_rows, self.positions(x)
+        return self.drop_patches(self.join(x, self.positions(x)))
+
+    def join(self, x: Float[Tensor, "B P D"], positions: Float[Tensor, "1 S D"] | None) -> Float[Tensor, "B T D"]:
+        """Prefix tokens before the embedded patches, positions added to those that have one."""
+        rows = self.config.position_rows
         if positions is not None:
             x = x + positions[:, rows:]
         parts: list[Tensor] = [token for token in (self.class_token, self.distillation_token) if token is not None]
@@ -116,7 +123,7 @@ class ViT(nn.Module):
             prefix = torch.cat(parts, dim=1)
             parts = [prefix[:, :rows] + positions[:, :rows], prefix[:, rows:]]
         x = torch.cat([*(token.expand(len(x), -1, -1) for token in parts), x], dim=1)  # B T D
-        return self.norm_before(self.drop_patches(self.dropout(x)))
+        return self.norm_before(self.dropout(x))
 
     def patches(self, images: Images) -> Float[Tensor, "B P D"]:
         """The embedded patches of the images, or of the stem's feature map."""
@@ -167,11 +174,19 @@ class ViT(nn.Module):
 
     def classify(self, x: Float[Tensor, "B D"] | Float[Tensor, "B N D"]) -> Float[Tensor, "B K"]:
         """The head: one linear layer, after the tanh representation layer where the config has one."""
-        if self.distillation_head is not None and self.head is not None:
-            return (self.head(x[:, 0]) + self.distillation_head(x[:, 1])) / 2
+        if self.distillation_head is not None:
+            of_class, of_distillation = self.head_logits(x)
+            return (of_class + of_distillation) / 2
         if self.pre_logits is not None:
             x = torch.tanh(self.pre_logits(x))
         return x if self.head is None else self.head(x)
+
+    def head_logits(self, x: Float[Tensor, "B D"] | Float[Tensor, "B N D"]) -> tuple[Float[Tensor, "B K"], ...]:
+        """The logits of each head on its own: of the class token's and the distillation token's where DeiT has both,
+        whose mean `classify` gives; else of the one head."""
+        if self.distillation_head is not None and self.head is not None:
+            return self.head(x[:, 0]), self.distillation_head(x[:, 1])
+        return (self.classify(x),)
 
     def reset(self, generator: torch.Generator | None = None) -> None:
         """Draw the initial weights (models/initial.py)."""

@@ -36,7 +36,8 @@ def resample_positions(
     paper: linear, corners on corners, equal to scipy.ndimage.zoom of order 1 (vit_jax/checkpoint.py);
     timm: bicubic with antialiasing (timm/layers/pos_embed.py); transformers: bicubic without;
     torchvision: bicubic, corners on corners (models/vision_transformer.py); dinov2: bicubic by a scale factor that has
-    0.1 added to the new side (dinov2/models/vision_transformer.py, its registers' models without the 0.1 are `timm`'s).
+    0.1 added to the new side (dinov2/models/vision_transformer.py, its registers' models without the 0.1 are `timm`'s);
+    flexivit: linear, antialiased, edges on edges, as jax.image.resize (big_vision, models/proj/flexi/vit.py).
     """
     if old == new:
         return positions
@@ -46,6 +47,8 @@ def resample_positions(
     image = rows.unflatten(1, old).permute(0, 3, 1, 2)  # 1 D rows cols
     if rule == "paper":
         image = F.interpolate(image, new, mode="bilinear", align_corners=True)
+    elif rule == "flexivit":
+        image = F.interpolate(image, new, mode="bilinear", align_corners=False, antialias=True)
     elif rule == "torchvision":
         image = F.interpolate(image, new, mode="bicubic", align_corners=True)
     elif rule == "dinov2":
@@ -58,12 +61,13 @@ def resample_positions(
 
 def resample_patch_kernel(kernel: Float[Tensor, "D C R S"], new: tuple[int, int]) -> Float[Tensor, "D C U V"]:
     """A patch embedding for patches of another size, by the pseudo-inverse of the resize (FlexiViT, section 3.4): the
-    embedding of a patch that is resized up (bilinear, antialiased) stays exactly the same."""
+    embedding of a patch that is resized up stays exactly the same. The resize is bilinear without antialiasing, as in
+    its code (big_vision, models/proj/flexi/vit.py), which matters where patches shrink."""
     old = (kernel.shape[2], kernel.shape[3])
     if old == new:
         return kernel
     basis = torch.eye(old[0] * old[1], dtype=torch.float64).unflatten(1, old)[:, None]  # one pixel each
-    resize = F.interpolate(basis, new, mode="bilinear", antialias=True).flatten(1)  # old pixels x new pixels
+    resize = F.interpolate(basis, new, mode="bilinear", align_corners=False).flatten(1)  # old pixels x new pixels
     inverse = torch.linalg.pinv(resize)  # new pixels x old pixels
     return (kernel.double().flatten(2) @ inverse.T).unflatten(2, new).to(kernel)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from vitrail.errors import ConfigError, StorageError
 from vitrail.train.settings import differences
+from vitrail.train.sinks import TensorBoard
 from vitrail.train.state import replace_file
 
 try:
@@ -102,10 +103,12 @@ def finish_run(folder: Path, run: Mapping[str, Any], more: Mapping[str, Any]) ->
 
 
 class Metrics:
-    """metrics.jsonl: rows appended and flushed one by one. `scored` are the steps with a held-out score in it."""
+    """metrics.jsonl: rows appended and flushed one by one. `scored` are the steps with a held-out score in it; a
+    `sink` is given every new row."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / METRICS_FILE
+        self.sink: TensorBoard | None = None
         self.scored = _scored(self.rows())
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -118,6 +121,13 @@ class Metrics:
                 f"cannot write {self.path}: {error.strerror or error}; make room, then run the same command to continue"
             ) from error
         self.scored |= _scored([row])
+        if self.sink is not None:
+            self.sink.append(row)
+
+    def close(self) -> None:
+        """End the sink."""
+        if self.sink is not None:
+            self.sink.close()
 
     def rows(self) -> list[dict[str, Any]]:
         """All whole rows; a line that a kill cut short is left out."""

@@ -14,12 +14,14 @@ from vitrail.data.sampler import class_counts
 from vitrail.data.sources import Dataset, open_dataset
 from vitrail.errors import ConfigError, UnknownName
 from vitrail.models.catalog import find_model
+from vitrail.train.distill import Teacher, find_teacher
 from vitrail.train.folder import IDENTITY, open_run
 from vitrail.train.loop import Precision, find_precision
 from vitrail.train.loss import needs_counts
 from vitrail.train.progress import Progress
 from vitrail.train.recipes import FROM_SCRATCH, RECIPES, check_recipe
 from vitrail.train.settings import change, parse_changes, total_epochs, total_steps
+from vitrail.train.sinks import check_tensorboard
 from vitrail.train.start import Start, find_start
 from vitrail.train.summary import summarise
 
@@ -40,6 +42,7 @@ class Job:
     run: dict[str, Any]  # run.json
     notify: Notify
     counts: list[int] | None  # training images of each class, where the loss or the sampler depends on them
+    teacher: Teacher | None
 
     @property
     def n_train(self) -> int:
@@ -72,10 +75,12 @@ def decide(
     counts = find_counts(plan)
     folder = Path(out) if out else Path("runs") / f"{plan.dataset.name}-{chosen.name}-seed{chosen.seed}"
     device = find_device()
-    run = describe(plan.dataset, chosen, plan.start, find_precision(chosen.precision, device), device)
+    run = describe(plan, find_precision(chosen.precision, device), device)
     run = open_run(folder, run)
     steps = total_steps(chosen, n_train)
-    return Job(plan.dataset, chosen, plan.start, folder, steps, run["precision"], device, run, notify, counts)
+    return Job(
+        plan.dataset, chosen, plan.start, folder, steps, run["precision"], device, run, notify, counts, plan.teacher
+    )
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ class Plan:
     dataset: Dataset
     recipe: Recipe
     start: Start | None
+    teacher: Teacher | None
 
 
 def find_counts(plan: Plan) -> list[int] | None:
@@ -122,16 +128,26 @@ def choose(
     chosen = RECIPES[name](summary, base, start.preprocess if start else None)
     chosen = change(chosen, {"seed": seed, **changes}, n_train=summary.n_train, from_weights=start is not None)
     check_recipe(chosen, summary)
+    if chosen.lora.rank and start is None:
+        raise ConfigError(
+            f"lora.rank={chosen.lora.rank} trains small updates of trained weights: name some with --weights, "
+            "or set lora.rank=0"
+        )
+    if chosen.tensorboard:
+        check_tensorboard()
     if start and weights and chosen.model.image_size != start.model.config.image_size:
         start = find_start(weights, model, dataset.classes, chosen.model.image_size)
-    return Plan(dataset, chosen, start)
+    teacher = None
+    if chosen.distill.teacher is not None:
+        teacher = find_teacher(chosen.distill.teacher, dataset.classes)
+    return Plan(dataset, chosen, start, teacher)
 
 
-def describe(
-    dataset: Dataset, recipe: Recipe, start: Start | None, precision: Precision, device: torch.device
-) -> dict[str, Any]:
+def describe(plan: Plan, precision: Precision, device: torch.device) -> dict[str, Any]:
     """run.json as it is when a run begins. The identity leaves out what cannot change the result."""
-    settings = recipe.model_dump(mode="json", exclude={"expected": True, "data": {"workers", "quarantine"}})
+    dataset, recipe, start, teacher = plan.dataset, plan.recipe, plan.start, plan.teacher
+    unchanging = {"expected": True, "tensorboard": True, "data": {"workers", "quarantine"}}
+    settings = recipe.model_dump(mode="json", exclude=unchanging)
     left_out = dataset.left_out
     return {
         "version": 1,
@@ -140,6 +156,7 @@ def describe(
             "data": dataset.fingerprint,
             "quarantine": left_out.quarantine.sha256 if left_out else None,  # its content: the list may be moved
             "weights": start.sha256 if start else None,
+            "teacher": teacher.sha256 if teacher else None,
         },
         "recipe": recipe.model_dump(mode="json"),
         "data": {
@@ -158,6 +175,7 @@ def describe(
             else None,
         },
         "started_from": start.source if start else None,
+        "teacher": {"source": teacher.source, "sha256": teacher.sha256} if teacher else None,
         "seed": recipe.seed,
         "precision": precision,  # a run that continues keeps it
         "device": str(device),

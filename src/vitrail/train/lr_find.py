@@ -13,8 +13,7 @@ from vitrail.data.loader import TrainLoader
 from vitrail.errors import ConfigError
 from vitrail.train.job import Job, choose, find_counts, find_device
 from vitrail.train.loop import find_precision, step_that_fits
-from vitrail.train.loss import make_loss
-from vitrail.train.run import new_state
+from vitrail.train.run import make_objective, new_state
 from vitrail.train.settings import total_steps
 from vitrail.train.solve import solve_head
 
@@ -89,6 +88,7 @@ def find_lr(
         {},
         lambda news: None,
         find_counts(plan),
+        plan.teacher,
     )
     points, diverged = sweep(job, steps, notify)
     best = suggest(points)
@@ -110,7 +110,7 @@ def sweep(job: Job, steps: int, notify: Callable[[int, int], None] | None) -> tu
     recipe, source, state = job.recipe, job.dataset.split("train"), new_state(job)
     if recipe.head_solver != "none":
         solve_head(state.model, recipe, source)
-    objective = make_loss(recipe.optim, job.counts, job.device)
+    objective = make_objective(job)
     loader = TrainLoader(source, recipe.preprocess, recipe.augment, recipe.data, recipe.seed)
     points: list[LrPoint] = []
     mean, lowest = 0.0, math.inf

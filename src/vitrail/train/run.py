@@ -8,6 +8,7 @@ import math
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,23 @@ from typing import Any
 import torch
 
 from vitrail.data.loader import TrainLoader
-from vitrail.errors import ConfigError, WeightsError
+from vitrail.errors import ConfigError, WeightsError, WorkerDied
 from vitrail.evaluate import evaluate_each, picture_mistakes, render
 from vitrail.evaluate.predictions import PREDICTIONS_FILE, ImageResult, to_csv
 from vitrail.inference import Classifier
 from vitrail.models.cost import parameters
 from vitrail.report import Report, duration, write_text
+from vitrail.train.distill import Distillation
 from vitrail.train.folder import CHECKPOINTS, MODEL, Metrics, finish_run, only_writer
 from vitrail.train.job import Job, Notify, decide
 from vitrail.train.loop import Step, train_steps
-from vitrail.train.loss import make_loss
+from vitrail.train.lora import count_trained, merged
+from vitrail.train.loss import Objective, make_loss
 from vitrail.train.optim import make_optimizer
 from vitrail.train.progress import Progress, print_line
 from vitrail.train.settings import evaluation_steps
 from vitrail.train.signals import Stopped, stop_signals
+from vitrail.train.sinks import TensorBoard
 from vitrail.train.solve import solve_head
 from vitrail.train.start import build_model
 from vitrail.train.state import TrainState, new_average, resume, save_checkpoint
@@ -103,10 +107,12 @@ def train(
     Raises a UserError for what the user can mend: ConfigError, UnknownName, DataError, WeightsError, StorageError.
     """
     job = decide(data, model, weights, recipe, out, seed, overrides, notify)
-    with only_writer(job.folder):
-        state, metrics = new_state(job), Metrics(job.folder)
+    with only_writer(job.folder), closing(Metrics(job.folder)) as metrics:
+        state = new_state(job)
         record = resume(job.folder / CHECKPOINTS, state, lambda text: notify(Progress("message", text=text)))
         metrics.truncate(state.step)
+        if job.recipe.tensorboard:
+            metrics.sink = TensorBoard(job.folder, state.step, lambda text: notify(Progress("message", text=text)))
         pace = Pace(seconds=record["seconds"], broken=record["broken"], head=record["head"]) if record else Pace()
         notify(Progress("start", state.step, job.steps, epochs=job.epochs, text=opening(job, state)))
         with stop_signals() as stopped:
@@ -172,7 +178,7 @@ def fit(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stop
             score(job, state, metrics, pace, stopped)
         batches = loader.batches(state.step, job.steps)
         saved = mark = time.monotonic()
-        objective, halvings = make_loss(recipe.optim, job.counts, job.device), state.halvings
+        objective, halvings = make_objective(job), state.halvings
         for step in train_steps(state, batches, job.steps, recipe.optim, recipe.seed, job.precision, objective):
             if state.halvings > halvings:
                 halvings = state.halvings
@@ -188,10 +194,22 @@ def fit(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stop
                 save(job, state, pace)
                 saved = time.monotonic()
             mark = time.monotonic()
+    except WorkerDied:  # between two steps
+        save(job, state, pace)
+        tell_stopped(job, state)
+        raise
     except Stop:
         save(job, state, pace)
         tell_stopped(job, state)
         raise halt(stopped) from None
+
+
+def make_objective(job: Job) -> Objective:
+    """What the run minimises: the recipe's loss on the labels, with a teacher's answers beside it where it has one."""
+    labels = make_loss(job.recipe.optim, job.counts, job.device)
+    if job.teacher is None:
+        return labels
+    return Distillation(job.teacher.to(job.device), job.recipe.distill, labels.of, job.recipe.preprocess)
 
 
 def tell_smaller(job: Job, step: Step) -> None:
@@ -289,7 +307,7 @@ def finish(job: Job, state: TrainState, metrics: Metrics, pace: Pace) -> RunResu
         "seconds": round(pace.total, 1),
     }
     labels, record = LabelSet(job.dataset.classes), model_record(job, state, more)
-    write_model_folder(job.folder / MODEL, state.result, job.recipe.preprocess, labels, record)
+    write_model_folder(job.folder / MODEL, merged(state.result), job.recipe.preprocess, labels, record)
     report.save(job.folder / "evaluation.json")
     write_text(job.folder / PREDICTIONS_FILE, to_csv(results))
     pictures = picture_mistakes(report, job.dataset)
@@ -312,6 +330,7 @@ def model_record(job: Job, state: TrainState, more: Mapping[str, Any]) -> dict[s
         **{key: job.run[key] for key in ("recipe", "data", "seed", "precision", "versions", "started_from")},
         "started_from_sha256": job.start.sha256 if job.start else None,
         "licence": job.start.licence if job.start else None,
+        "teacher": {"source": job.teacher.source, "sha256": job.teacher.sha256} if job.teacher else None,
         "averaged": state.average is not None,
         "selection": SELECTION,
         **more,
@@ -323,15 +342,19 @@ def opening(job: Job, state: TrainState) -> str:
     recipe, splits = job.recipe, job.run["data"]["splits"]
     counts = ", ".join(f"{count:,} {name}" for name, count in splits.items())
     rows, cols = recipe.model.image_size
+    trained = f" ({count_trained(state.model):,} train: updates of rank {recipe.lora.rank} and the head)"
     text = (
         f"{job.dataset.name}: {len(job.dataset.classes)} classes, {counts} images. "
-        f"Training from {job.start.source if job.start else 'scratch'}: {parameters(recipe.model):,} parameters at "
+        f"Training from {job.start.source if job.start else 'scratch'}: {parameters(recipe.model):,} parameters"
+        f"{trained if recipe.lora.rank else ''} at "
         f"{rows} x {cols} px, {job.steps:,} steps ({job.epochs:.4g} epochs) in {job.precision}."
     )
     if job.dataset.left_out:
         listed, images = job.dataset.left_out.quarantine, job.dataset.left_out.images
         each = ", ".join(f"{count:,} of {split}" for split, count in images.items() if count)
         text += f" {listed.path} leaves out {sum(images.values()):,} images{f': {each}' if each else ''}."
+    if job.teacher:
+        text += f" Its teacher is {job.teacher.source}."
     if recipe.expected:
         text += f" Expected: {recipe.expected}."
     if state.step:

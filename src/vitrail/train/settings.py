@@ -16,6 +16,7 @@ FIXED = {  # fields that something else decides, and what
     "expected": "it belongs to the recipe function",
     "model.classes": "the data decide it",
 }
+MOST_EPOCHS = 1_000_000  # a bound on what is planned ahead, far above any use
 OF_WEIGHTS = (
     "image_size",
     "dropout",
@@ -82,7 +83,8 @@ def find_path(name: str) -> str:
 
 def change(recipe: Recipe, changes: Mapping[str, Any], *, n_train: int, from_weights: bool) -> Recipe:
     """The recipe with `changes` made and everything that follows from them: input size and pixel size go together,
-    warm-up and the time between evaluations keep their share of the run. Raises ConfigError."""
+    warm-up and the time between evaluations keep their share of the run, micro-batches their size. Raises ConfigError.
+    """
     changes = dict(changes)
     if from_weights:
         fixed = [p for p in changes if p.startswith("model.") and p.removeprefix("model.") not in OF_WEIGHTS]
@@ -119,7 +121,20 @@ def change(recipe: Recipe, changes: Mapping[str, Any], *, n_train: int, from_wei
         raise ConfigError(
             f"{SIZE} and {INPUT} must be equal, found {changed.model.image_size} and {changed.preprocess.size}"
         )
+    seen = changed.epochs if changed.steps is None else changed.steps * changed.data.batch_size / n_train
+    if seen > MOST_EPOCHS:
+        raise ConfigError(
+            f"a run sees the data at most {MOST_EPOCHS:,} times, found {seen:,.0f}: lower steps or epochs"
+        )
+    if recipe.optim.accumulate > 1 and "optim.accumulate" not in changes:
+        changed = _split_alike(changed, recipe)
     return _rescaled(changed, recipe, changes, n_train)
+
+
+def _split_alike(changed: Recipe, recipe: Recipe) -> Recipe:
+    """Micro-batches keep their size when the batch changes: that size is what fits into memory."""
+    parts = -(-recipe.optim.accumulate * changed.data.batch_size // recipe.data.batch_size)
+    return changed.model_copy(update={"optim": changed.optim.model_copy(update={"accumulate": parts})})
 
 
 def _rescaled(changed: Recipe, recipe: Recipe, changes: Mapping[str, Any], n_train: int) -> Recipe:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from vitrail.config import Preprocess, Recipe
 from vitrail.errors import ConfigError
 from vitrail.models.build import Network, build
+from vitrail.train.lora import add_low_rank
 from vitrail.train.state import state_sha256
 from vitrail.weights.load import load_weights
 
@@ -53,11 +54,14 @@ def _adapted(start: Network, model: Network) -> dict[str, Tensor]:
 
 
 def build_model(recipe: Recipe, start: Start | None) -> Network:
-    """The model at step 0: the start's weights under the recipe's regularisation, or weights drawn from the seed."""
+    """The model at step 0: the start's weights under the recipe's regularisation, or weights drawn from the seed;
+    with low-rank updates where the recipe trains those. Raises ConfigError."""
     with torch.random.fork_rng(devices=[]):
         model = build(recipe.model)
     if start is None:
         model.reset(torch.Generator().manual_seed(recipe.seed))
     else:
         model.load_state_dict(_adapted(start.model, model))
+    if recipe.lora.rank:
+        add_low_rank(model, recipe.lora, recipe.seed)
     return model

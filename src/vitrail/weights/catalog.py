@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from vitrail.errors import UnknownName
+from vitrail.weights.publishers import DINOV3, FLEXIVIT, JAX, TORCHVISION, TRANSFORMERS
 
 Protocol: TypeAlias = Literal["gvt-squash", "bv-crop", "timm", "torchvision"]  # data/protocols.py runs them
 
@@ -35,6 +36,7 @@ class Row:
     top1: float | None = None  # % on the validation images of ImageNet-1k
     protocol: Protocol | None = None  # by which that was measured
     source: str = ""  # of the number, else of the id
+    patch_size: int | None = None  # FlexiViT: that of `model`, to which the file's kernel and positions are resized
 
 
 _TIMM_TABLE = "timm, results/results-imagenet.csv"
@@ -135,6 +137,19 @@ _DINOV3: tuple[_Timm, ...] = (
     ("vit_huge_plus_patch16_dinov3.lvd1689m", "H+/16", 256, 0, None),
     ("vit_7b_patch16_dinov3.lvd1689m", "7B/16", 256, 0, None),
 )
+_FLEXIVIT: tuple[_Timm, ...] = (
+    ("flexivit_small.300ep_in1k", "S/16", 240, 1000, 82.17),
+    ("flexivit_small.600ep_in1k", "S/16", 240, 1000, 82.388),
+    ("flexivit_small.1200ep_in1k", "S/16", 240, 1000, 82.576),
+    ("flexivit_base.300ep_in1k", "B/16", 240, 1000, 84.402),
+    ("flexivit_base.600ep_in1k", "B/16", 240, 1000, 84.564),
+    ("flexivit_base.1200ep_in1k", "B/16", 240, 1000, 84.678),
+    ("flexivit_base.300ep_in21k", "B/16", 240, 21843, None),
+    ("flexivit_base.1000ep_in21k", "B/16", 240, 21843, None),
+    ("flexivit_large.300ep_in1k", "L/16", 240, 1000, 85.284),
+    ("flexivit_large.600ep_in1k", "L/16", 240, 1000, 85.53),
+    ("flexivit_large.1200ep_in1k", "L/16", 240, 1000, 85.646),
+)
 _SIGLIP: tuple[_Timm, ...] = (
     ("vit_base_patch32_siglip_256.v2_webli", "B/32", 256, 0, None),
     ("vit_base_patch16_siglip_224.v2_webli", "B/16", 224, 0, None),
@@ -179,111 +194,6 @@ _CLIP: tuple[_Timm, ...] = (
     ("vit_gigantic_patch14_clip_224.laion2b", "G/14", 224, 1280, None),
 )
 
-# The original JAX code's files: name, model, image side, classes, top-1 by its own protocol, file.
-_Jax: TypeAlias = tuple[str, str, int, int, float | None, str]
-_ON_IN1K = "--imagenet2012-steps_20k"
-_JAX: tuple[_Jax, ...] = (
-    ("jax-augreg-Ti16-in1k-384", "Ti/16", 384, 1000, 78.22,
-     f"augreg/Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0{_ON_IN1K}-lr_0.03-res_384"),
-    ("jax-augreg-S32-in1k-384", "S/32", 384, 1000, 79.58,
-     f"augreg/S_32-i21k-300ep-lr_0.001-aug_none-wd_0.1-do_0.0-sd_0.0{_ON_IN1K}-lr_0.01-res_384"),
-    ("jax-augreg-S16-in1k-384", "S/16", 384, 1000, 83.73,
-     f"augreg/S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0{_ON_IN1K}-lr_0.03-res_384"),
-    ("jax-augreg-B32-in1k-384", "B/32", 384, 1000, 83.59,
-     f"augreg/B_32-i21k-300ep-lr_0.001-aug_light1-wd_0.1-do_0.0-sd_0.0{_ON_IN1K}-lr_0.01-res_384"),
-    ("jax-augreg-B16-in1k-384", "B/16", 384, 1000, 85.49,
-     f"augreg/B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0{_ON_IN1K}-lr_0.03-res_384"),
-    ("jax-augreg-L16-in1k-384", "L/16", 384, 1000, 85.59,
-     f"augreg/L_16-i21k-300ep-lr_0.001-aug_strong1-wd_0.1-do_0.0-sd_0.0{_ON_IN1K}-lr_0.01-res_384"),
-    ("jax-augreg-R+Ti16-in1k-384", "R+Ti/16", 384, 1000, 75.40,
-     f"augreg/R_Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0{_ON_IN1K}-lr_0.03-res_384"),
-    ("jax-augreg-R26+S32-in1k-384", "R26+S/32", 384, 1000, 83.85,
-     f"augreg/R26_S_32-i21k-300ep-lr_0.001-aug_light1-wd_0.1-do_0.0-sd_0.0{_ON_IN1K}-lr_0.01-res_384"),
-    ("jax-augreg-R50+L32-in1k-384", "R50+L/32", 384, 1000, 85.99,
-     f"augreg/R50_L_32-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1{_ON_IN1K}-lr_0.01-res_384"),
-    ("jax-augreg-Ti16-in21k", "Ti/16", 224, 21843, None,
-     "augreg/Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0"),
-    ("jax-augreg-S32-in21k", "S/32", 224, 21843, None,
-     "augreg/S_32-i21k-300ep-lr_0.001-aug_none-wd_0.1-do_0.0-sd_0.0"),
-    ("jax-augreg-S16-in21k", "S/16", 224, 21843, None,
-     "augreg/S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0"),
-    ("jax-augreg-B32-in21k", "B/32", 224, 21843, None,
-     "augreg/B_32-i21k-300ep-lr_0.001-aug_light1-wd_0.1-do_0.0-sd_0.0"),
-    ("jax-augreg-B16-in21k", "B/16", 224, 21843, None,
-     "augreg/B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0"),
-    ("jax-augreg-L16-in21k", "L/16", 224, 21843, None,
-     "augreg/L_16-i21k-300ep-lr_0.001-aug_strong1-wd_0.1-do_0.0-sd_0.0"),
-    ("jax-augreg-R+Ti16-in21k", "R+Ti/16", 224, 21843, None,
-     "augreg/R_Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0"),
-    ("jax-augreg-R26+S32-in21k", "R26+S/32", 224, 21843, None,
-     "augreg/R26_S_32-i21k-300ep-lr_0.001-aug_light1-wd_0.1-do_0.0-sd_0.0"),
-    ("jax-augreg-R50+L32-in21k", "R50+L/32", 224, 21843, None,
-     "augreg/R50_L_32-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1"),
-    ("jax-B16-in21k", "B/16", 224, 21843, None, "imagenet21k/ViT-B_16"),
-    ("jax-B32-in21k", "B/32", 224, 21843, None, "imagenet21k/ViT-B_32"),
-    ("jax-L16-in21k", "L/16", 224, 21843, None, "imagenet21k/ViT-L_16"),
-    ("jax-L32-in21k", "L/32", 224, 21843, None, "imagenet21k/ViT-L_32"),
-    ("jax-R50+B16-in21k", "R50+B/16", 224, 21843, None, "imagenet21k/R50+ViT-B_16"),
-)  # fmt: skip
-
-# transformers': Hugging Face id, model, image side, classes, format.
-_TRANSFORMERS: tuple[tuple[str, str, int, int, str], ...] = (
-    ("google/vit-base-patch16-224", "B/16", 224, 1000, "transformers-vit"),
-    ("google/vit-base-patch16-384", "B/16", 384, 1000, "transformers-vit"),
-    ("google/vit-base-patch32-384", "B/32", 384, 1000, "transformers-vit"),
-    ("google/vit-large-patch16-224", "L/16", 224, 1000, "transformers-vit"),
-    ("google/vit-large-patch16-384", "L/16", 384, 1000, "transformers-vit"),
-    ("google/vit-large-patch32-384", "L/32", 384, 1000, "transformers-vit"),
-    ("google/vit-base-patch16-224-in21k", "B/16", 224, 0, "transformers-vit"),
-    ("google/vit-base-patch32-224-in21k", "B/32", 224, 0, "transformers-vit"),
-    ("google/vit-large-patch16-224-in21k", "L/16", 224, 0, "transformers-vit"),
-    ("google/vit-huge-patch14-224-in21k", "H/14", 224, 0, "transformers-vit"),
-    ("facebook/deit-tiny-patch16-224", "Ti/16", 224, 1000, "transformers-vit"),
-    ("facebook/deit-small-patch16-224", "S/16", 224, 1000, "transformers-vit"),
-    ("facebook/deit-base-patch16-224", "B/16", 224, 1000, "transformers-vit"),
-    ("facebook/deit-base-distilled-patch16-224", "B/16", 224, 1000, "transformers-deit"),
-    ("facebook/dinov2-small", "S/14", 518, 0, "transformers-dinov2"),
-    ("facebook/dinov2-base", "B/14", 518, 0, "transformers-dinov2"),
-    ("facebook/dinov2-large", "L/14", 518, 0, "transformers-dinov2"),
-    ("facebook/dinov2-giant", "g/14 gated", 518, 0, "transformers-dinov2"),
-    ("facebook/dinov2-with-registers-small", "S/14", 518, 0, "transformers-dinov2"),
-    ("facebook/dinov2-with-registers-base", "B/14", 518, 0, "transformers-dinov2"),
-    ("facebook/dinov2-with-registers-large", "L/14", 518, 0, "transformers-dinov2"),
-    ("facebook/dinov2-with-registers-giant", "g/14 gated", 518, 0, "transformers-dinov2"),
-    ("facebook/dinov3-vits16-pretrain-lvd1689m", "S/16", 224, 0, "transformers-dinov3"),
-    ("facebook/dinov3-vits16plus-pretrain-lvd1689m", "S+/16", 224, 0, "transformers-dinov3"),
-    ("facebook/dinov3-vitb16-pretrain-lvd1689m", "B/16", 224, 0, "transformers-dinov3"),
-    ("facebook/dinov3-vitl16-pretrain-lvd1689m", "L/16", 224, 0, "transformers-dinov3"),
-    ("facebook/dinov3-vith16plus-pretrain-lvd1689m", "H+/16", 224, 0, "transformers-dinov3"),
-    ("facebook/dinov3-vit7b16-pretrain-lvd1689m", "7B/16", 224, 0, "transformers-dinov3"),
-    ("openai/clip-vit-base-patch32", "B/32", 224, 512, "transformers-clip"),
-    ("openai/clip-vit-base-patch16", "B/16", 224, 512, "transformers-clip"),
-    ("openai/clip-vit-large-patch14", "L/14", 224, 768, "transformers-clip"),
-    ("openai/clip-vit-large-patch14-336", "L/14", 336, 768, "transformers-clip"),
-    ("google/siglip-base-patch16-224", "B/16", 224, 0, "transformers-siglip"),
-    ("google/siglip-base-patch16-256", "B/16", 256, 0, "transformers-siglip"),
-    ("google/siglip-base-patch16-384", "B/16", 384, 0, "transformers-siglip"),
-    ("google/siglip-base-patch16-512", "B/16", 512, 0, "transformers-siglip"),
-    ("google/siglip-large-patch16-256", "L/16", 256, 0, "transformers-siglip"),
-    ("google/siglip-large-patch16-384", "L/16", 384, 0, "transformers-siglip"),
-    ("google/siglip-so400m-patch14-384", "So400m/14", 384, 0, "transformers-siglip"),
-)
-
-# torchvision's: weights enumeration, model, image side, top-1 by torchvision's protocol, licence.
-_BSD, _SWAG = "not stated (the library: bsd-3-clause)", "cc-by-nc-4.0"
-_TORCHVISION: tuple[tuple[str, str, int, float, str], ...] = (
-    ("ViT_B_16_Weights.IMAGENET1K_V1", "B/16", 224, 81.072, _BSD),
-    ("ViT_B_32_Weights.IMAGENET1K_V1", "B/32", 224, 75.912, _BSD),
-    ("ViT_L_16_Weights.IMAGENET1K_V1", "L/16", 224, 79.662, _BSD),
-    ("ViT_L_32_Weights.IMAGENET1K_V1", "L/32", 224, 76.972, _BSD),
-    ("ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1", "B/16", 384, 85.304, _SWAG),
-    ("ViT_L_16_Weights.IMAGENET1K_SWAG_E2E_V1", "L/16", 512, 88.064, _SWAG),
-    ("ViT_H_14_Weights.IMAGENET1K_SWAG_E2E_V1", "H/14", 518, 88.552, _SWAG),
-    ("ViT_B_16_Weights.IMAGENET1K_SWAG_LINEAR_V1", "B/16", 224, 81.886, _SWAG),
-    ("ViT_L_16_Weights.IMAGENET1K_SWAG_LINEAR_V1", "L/16", 224, 85.146, _SWAG),
-    ("ViT_H_14_Weights.IMAGENET1K_SWAG_LINEAR_V1", "H/14", 224, 85.708, _SWAG),
-)
-
 
 def _labels(classes: int) -> str | None:
     named = {0: None, 1000: "ImageNet-1k", 21843: "ImageNet-21k"}
@@ -314,7 +224,33 @@ def _jax() -> list[Row]:
             protocol=None if top1 is None else "gvt-squash",
             source=_GVT,
         )
-        for name, model, side, classes, top1, file in _JAX
+        for name, model, side, classes, top1, file in JAX
+    ]
+
+
+def _flexivit() -> list[Row]:
+    return [
+        Row(
+            *(name, model, 240, classes, "big_vision", "bv-crop", "apache-2.0"),
+            labels=_labels(classes),
+            url=f"https://storage.googleapis.com/big_vision/flexivit/{name}.npz",
+            source="big_vision, configs/proj/flexivit/README.md",
+            patch_size=16,
+        )
+        for name, model, classes in FLEXIVIT
+    ]
+
+
+def _dinov3() -> list[Row]:
+    return [
+        Row(
+            *(name, model, 224, 0, "dinov3", "dinov3", "dinov3-license"),
+            labels=None,
+            get=f"import torch, safetensors.torch as s; s.save_file({{k: v.contiguous() for k, v in torch.load("
+            f"'{name}.pth', weights_only=True).items()}}, '{name}.safetensors')",
+            source="facebookresearch/dinov3, hub/backbones.py",
+        )
+        for name, model in DINOV3
     ]
 
 
@@ -328,7 +264,7 @@ def _transformers() -> list[Row]:
             hub=hub,
             source="its model card",
         )
-        for hub, model, side, classes, form in _TRANSFORMERS
+        for hub, model, side, classes, form in TRANSFORMERS
     ]
 
 
@@ -343,16 +279,18 @@ def _torchvision() -> list[Row]:
             protocol="torchvision",
             source="torchvision's weights enumeration",
         )
-        for name, model, side, top1, licence in _TORCHVISION
+        for name, model, side, top1, licence in TORCHVISION
     ]
 
 
 CATALOG: dict[str, Row] = {
     row.name: row
     for row in (
-        *_timm((*_AUGREG, *_IN1K, *_ORIGINAL, *_IN21K, *_DEIT, *_DEIT3, *_DINOV2, *_SIGLIP, *_CLIP)),
+        *_timm((*_AUGREG, *_IN1K, *_ORIGINAL, *_IN21K, *_DEIT, *_DEIT3, *_DINOV2, *_FLEXIVIT, *_SIGLIP, *_CLIP)),
         *_timm(_DINOV3, "dinov3-license"),
         *_jax(),
+        *_flexivit(),
+        *_dinov3(),
         *_transformers(),
         *_torchvision(),
     )
@@ -361,9 +299,11 @@ CATALOG: dict[str, Row] = {
 
 def find_row(name: str) -> Row:
     """The row called `name`, or whose Hugging Face id that is. UnknownName with close matches otherwise."""
-    if name in CATALOG:
-        return CATALOG[name]
-    by_hub = {row.hub: row for row in CATALOG.values() if row.hub is not None}
-    if name in by_hub:
-        return by_hub[name]
+    if (row := published(name)) is not None:
+        return row
     raise UnknownName("weights", name, CATALOG)
+
+
+def published(name: str) -> Row | None:
+    """The row called `name`, or whose Hugging Face id that is, where there is one."""
+    return CATALOG.get(name) or next((row for row in CATALOG.values() if row.hub == name), None)

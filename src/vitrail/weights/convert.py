@@ -44,6 +44,7 @@ TARGETS: dict[str, tuple[str, ...]] = {  # what a user names -> the layouts trie
     "big_vision": ("big_vision",),
     "torchvision": ("torchvision",),
     "dinov2": ("dinov2", "dinov2-classifier"),
+    "dinov3": ("dinov3",),
     "open_clip": ("open_clip",),
 }
 _ARCHIVES = ("npz", "npz-linen", "big_vision")
@@ -263,7 +264,7 @@ def _riding(loaded: Loaded, form: Format, config: ModelConfig) -> dict[str, Tens
     riding: dict[str, Tensor] = {}
     if _family(loaded.passengers_of) == _family(form.name):
         riding = {k: t for k, t in loaded.passengers.items() if any(re.fullmatch(p, k) for p in form.passengers)}
-    if form.name in ("dinov2", "dinov2-classifier"):  # its code asks for a mask token, and begins with zeros
+    if form.name in ("dinov2", "dinov2-classifier", "dinov3"):  # its code asks for a mask token, and begins with zeros
         key = form.passengers[0].replace("\\", "")
         riding.setdefault(key, torch.zeros(1, config.width))
     return riding
@@ -277,10 +278,10 @@ def _losses(loaded: Loaded, path: Path, written: ModelConfig, to: str) -> tuple[
     """What of the source a reader of the written files does not find: name -> words; and the network he finds."""
     losses: dict[str, str] = {}
     try:
-        back = load_weights(path)
+        back = load_weights(path, as_stored=True)
     except WeightsError as error:  # the JAX codes' files do not tell a size that is not square
         try:
-            back = load_weights(path, image_size=written.image_size)
+            back = load_weights(path, image_size=written.image_size, as_stored=True)
         except WeightsError:
             raise WeightsError(f"{to} cannot hold this model so that it can be read again: {error}") from error
         losses["image_size"] = f"image_size={written.image_size}, which nothing in it tells"
@@ -297,9 +298,8 @@ def _losses(loaded: Loaded, path: Path, written: ModelConfig, to: str) -> tuple[
     elif loaded.labels is not None and loaded.labels.ids is not None and back.labels != loaded.labels:
         losses["labels"] = "labels' ids (their names remain)"
     if not _same_pixels(loaded.preprocess, back.preprocess):
-        losses["preprocess"] = (
-            f"preprocess ({_in_words(loaded.preprocess)}), which becomes {_in_words(back.preprocess)}"
-        )
+        before, after = _in_words(loaded.preprocess, back.preprocess), _in_words(back.preprocess, loaded.preprocess)
+        losses["preprocess"] = f"preprocess ({before}), which becomes {after}"
     if gone := sorted(loaded.passengers.keys() - back.passengers.keys()):
         shown = ", ".join(gone[:3]) + (f" and {len(gone) - 3} more" if len(gone) > 3 else "")
         losses["passengers"] = f"passengers (tensors that classification does not use: {shown})"
@@ -333,11 +333,13 @@ def _same_pixels(a: Preprocess, b: Preprocess) -> bool:
     return same and [int(s / a.crop) for s in a.size] == [int(s / b.crop) for s in b.size]
 
 
-def _in_words(p: Preprocess) -> str:
+def _in_words(p: Preprocess, other: Preprocess | None = None) -> str:
+    """The preprocessing; its size where that of `other` differs."""
     way = "squashed" if p.resize == "squash" else "resized"
     smooth = "" if p.antialias else " without antialiasing"
     margin = ", odd margins down" if p.odd_margin == "down" else ""
-    return f"{way}, crop {p.crop:.4g}, {p.interpolation}{smooth}{margin}, mean {p.mean}, std {p.std}"
+    size = f" to {' x '.join(map(str, p.size))} px" if other is not None and other.size != p.size else ""
+    return f"{way}{size}, crop {p.crop:.4g}, {p.interpolation}{smooth}{margin}, mean {p.mean}, std {p.std}"
 
 
 def _remove(path: Path) -> None:

@@ -47,8 +47,8 @@ def _published(row: Row) -> Path:
     if row.url is not None:
         return _downloaded(row.url)
     raise WeightsError(
-        f"{row.name} is published as a pickle, which can run code when it is read; if you trust it, fetch it once with "
-        f'python -c "{row.get}" and give {row.name}.safetensors'
+        f"{row.name} is published as a pickle, which can run code when it is read; if you trust it, convert it once "
+        f'with python -c "{row.get}" and give {row.name}.safetensors'
     )
 
 

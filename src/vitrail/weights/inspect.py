@@ -29,6 +29,7 @@ class Inspection:
     licence: str | None
     passengers: tuple[str, ...]
     unusual: tuple[str, ...]
+    assumed: tuple[str, ...]  # what the source does not tell: its library's usual values stand there
 
     def json(self) -> dict[str, Any]:
         """All of it as a JSON table."""
@@ -47,12 +48,21 @@ class Inspection:
             "licence": self.licence,
             "passengers": list(self.passengers),
             "unusual": list(self.unusual),
+            "assumed": list(self.assumed),
         }
 
 
-def inspect_weights(source: str | Path, model: str | None = None) -> Inspection:
-    """Look at what `load_weights` would load. Raises what that raises, but for numbers that are not finite."""
-    found = identify(source, model)
+def inspect_weights(
+    source: str | Path, model: str | None = None, *, image_size: tuple[int, int] | None = None
+) -> Inspection:
+    """Look at what `load_weights` would load. `image_size` (rows, cols) is for a file that does not tell it. Raises
+    what that raises, but for numbers that are not finite."""
+    found = identify(source, model, image_size)
+    stored, shown = found.config.image_size, found.preprocess.size
+    facts = unusual(found.config)
+    if stored != shown:
+        sizes = [" x ".join(map(str, size)) for size in (shown, stored)]
+        facts.append("images are shown at {} px, to which the positions, of {} px, are resampled".format(*sizes))
     return Inspection(
         source=str(source),
         format=found.form.name,
@@ -65,7 +75,8 @@ def inspect_weights(source: str | Path, model: str | None = None) -> Inspection:
         labels=found.labels,
         licence=found.stored.licence,
         passengers=tuple(sorted(found.riding)),
-        unusual=tuple(unusual(found.config)),
+        unusual=tuple(facts),
+        assumed=found.assumed,
     )
 
 

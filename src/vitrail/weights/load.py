@@ -13,17 +13,18 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from vitrail.config import Preprocess
+from vitrail.config import Preprocess, ResNetConfig
 from vitrail.errors import WeightsError, config_error
 from vitrail.models.build import Network, build
 from vitrail.models.catalog import ModelConfig, find_model
 from vitrail.types import LabelSet
-from vitrail.weights.catalog import CATALOG
+from vitrail.weights.catalog import published
 from vitrail.weights.checkpoint import MODEL_FILE, PASSENGERS_FILE, Stored, read_beside, read_stored
 from vitrail.weights.fetch import locate
 from vitrail.weights.files import FLOATS, followed, read_file, read_headers
 from vitrail.weights.formats.big_vision import BIG_VISION
 from vitrail.weights.formats.dinov2 import DINOV2, DINOV2_CLASSIFIER
+from vitrail.weights.formats.dinov3 import DINOV3
 from vitrail.weights.formats.hf_clip import HF_CLIP, HF_CLIP_BARE
 from vitrail.weights.formats.hf_dinov2 import HF_DINOV2, HF_DINOV2_MEMORY
 from vitrail.weights.formats.hf_dinov3 import HF_DINOV3, HF_DINOV3_MEMORY
@@ -44,7 +45,16 @@ FORMATS: dict[str, Format] = {
         *(TIMM, NPZ, NPZ_LINEN, BIG_VISION, NATIVE),
         *(HF_VIT, HF_VIT_MEMORY, HF_DEIT, HF_DEIT_MEMORY),
         *(HF_DINOV2, HF_DINOV2_MEMORY, HF_DINOV3, HF_DINOV3_MEMORY),
-        *(TORCHVISION, TORCHVISION_OLD, DINOV2, DINOV2_CLASSIFIER, OPEN_CLIP, OPEN_CLIP_VISUAL, TIMM_IN_OPEN_CLIP),
+        *(
+            TORCHVISION,
+            TORCHVISION_OLD,
+            DINOV2,
+            DINOV2_CLASSIFIER,
+            DINOV3,
+            OPEN_CLIP,
+            OPEN_CLIP_VISUAL,
+            TIMM_IN_OPEN_CLIP,
+        ),
         *(HF_CLIP, HF_CLIP_BARE, HF_SIGLIP, HF_SIGLIP_BARE, HF_SIGLIP_CLASSIFIER),
     )
 }
@@ -65,11 +75,13 @@ class Loaded:
     form: str = ""
     passengers: Mapping[str, Tensor] = field(default_factory=dict)
     passengers_of: str = ""  # the name of the format that they rode in
+    stored_size: tuple[int, int] | None = None  # the image size (rows, cols) of the file, where it was resampled
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a source holds, before its numbers are read. `riding` are the keys of its passengers."""
+    """What a source holds, before its numbers are read. `riding` are the keys of its passengers; `assumed` is what
+    nothing in it tells, so that its library's usual value stands there."""
 
     file: Path
     stored: Stored
@@ -79,6 +91,8 @@ class Found:
     labels: LabelSet | None
     riding: frozenset[str]
     dtypes: frozenset[str]
+    assumed: tuple[str, ...] = ()
+    patch_size: tuple[int, int] | None = None  # FlexiViT's, where the kernel in the file is of another
 
 
 def load_weights(
@@ -87,22 +101,27 @@ def load_weights(
     *,
     image_size: tuple[int, int] | None = None,
     classes: int | None = None,
+    as_stored: bool = False,
 ) -> Loaded:
     """The model stored at `source`: a run folder, model folder, weights file or Hugging Face id.
 
     `model` names the architecture where a bare file does not tell it. Another `image_size` (rows, cols) resamples the
     positions by the rule of the format's own library; other `classes` put a new zero head on (ViT paper, section 3.2).
-    Raises WeightsError or UnknownName.
+
+    Some files want images of another size than their positions are for: DINOv2's, of 518 px, are shown 224 by
+    transformers, which resamples the positions each time. The model takes the images' size then, resampled once in the
+    same way; `as_stored` leaves its positions, and `preprocess` tells the size that they go to. Raises WeightsError or
+    UnknownName.
     """
     found = identify(source, model, image_size)
     stored, form, config = found.stored, found.form, found.config
     tensors = read_file(found.file)
     tensors = dict(form.prepare(tensors)) if stored.form is None else tensors
     network = _build({k: t for k, t in tensors.items() if k not in found.riding}, form, config, found.file.name)
-    network = resized(network, image_size=image_size, classes=classes)
-    preprocess = found.preprocess
-    if network.config.image_size != preprocess.size:
-        preprocess = preprocess.model_copy(update={"size": network.config.image_size})
+    preprocess = found.preprocess if image_size is None else found.preprocess.model_copy(update={"size": image_size})
+    if found.patch_size is not None:  # FlexiViT: as it is run, whoever asks
+        network = resized(network, image_size=preprocess.size, patch_size=found.patch_size)
+    network = resized(network, image_size=None if as_stored else preprocess.size, classes=classes)
     return Loaded(
         model=network,
         preprocess=preprocess,
@@ -113,6 +132,7 @@ def load_weights(
         form=form.name,
         passengers=_passengers(found, tensors),
         passengers_of=stored.passengers_of or form.name,
+        stored_size=None if network.config.image_size == config.image_size else config.image_size,
     )
 
 
@@ -135,15 +155,25 @@ def identify(source: str | Path, model: str | None = None, image_size: tuple[int
         if named is not None:
             _check_named(config, named, str(model), file.name)
         check_shapes({key: shapes[key] for key in driving}, form.rules(config), model_shapes(config), file.name)
-        preprocess, labels = _preprocess(stored, form, config), _with_ids(_labels(stored, form, config))
+        preprocess, told = _preprocess(stored, form, config)
+        labels = _with_ids(_labels(stored, form, config))
     except (TypeError, KeyError, AttributeError, IndexError, ArithmeticError, ValueError) as error:
         if stored.description is None:
             raise
         raise WeightsError(f"config.json beside {file.name} is not usable: {type(error).__name__}: {error}") from error
-    if stored.licence is None and (row := CATALOG.get(str(source))) is not None:
+    if (row := published(str(source))) is not None and stored.licence is None:
         stored = replace(stored, licence=row.licence)
+    patch = None
+    if row is not None and row.patch_size is not None:
+        patch, size = (row.patch_size, row.patch_size), (row.image_size, row.image_size)
+        config = config.model_copy(update={"position_rule": "flexivit"})
+        preprocess = preprocess.model_copy(update={"size": size})
     dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in driving.values()}
-    return Found(file, stored, form, config, preprocess, labels, frozenset(riding), frozenset(dtypes))
+    learned = isinstance(config, ResNetConfig) or config.position in ("learned", "none")
+    sized = learned or image_size is not None or stored.config is not None or stored.description is not None
+    assumed = tuple(name for name, known in {"image size": sized, "preprocessing": told}.items() if not known)
+    found = Found(file, stored, form, config, preprocess, labels, frozenset(riding), frozenset(dtypes))
+    return replace(found, assumed=assumed, patch_size=patch)
 
 
 def _recognise(tensors: Mapping[str, Tensor], stored: Stored, name: str) -> tuple[Format, Mapping[str, Tensor]]:
@@ -203,18 +233,19 @@ def _build(tensors: Mapping[str, Tensor], form: Format, config: ModelConfig, nam
     return model.requires_grad_(True).eval()
 
 
-def _preprocess(stored: Stored, form: Format, config: ModelConfig) -> Preprocess:
+def _preprocess(stored: Stored, form: Format, config: ModelConfig) -> tuple[Preprocess, bool]:
+    """How images are prepared, and whether the source tells it; else its library's usual way."""
     if stored.preprocess is not None:
-        return stored.preprocess
+        return stored.preprocess, True
     try:
         if stored.processor is not None and form.read_processor is not None:
-            return form.read_processor(stored.processor)
+            return form.read_processor(stored.processor), True
     except ValidationError as error:
         raise WeightsError(f"preprocessor_config.json is not usable: {config_error(error, 'it')}") from error
     if stored.description is None or form.read_description is None:
-        return form.preprocess(config.image_size)
+        return form.preprocess(config.image_size), False
     try:
-        return form.read_description(stored.description, config.image_size)
+        return form.read_description(stored.description, config.image_size), True
     except ValidationError as error:
         raise WeightsError(f"config.json is not usable: {config_error(error, 'pretrained_cfg')}") from error
 

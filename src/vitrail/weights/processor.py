@@ -52,7 +52,7 @@ def read_processor(processor: Mapping[str, Any], default: Preprocess) -> Preproc
     return Preprocess(
         size=cropped,
         resize="shortest" if shortest else "squash",
-        crop=_share(cropped, resized, default.crop),
+        crop=share(cropped, resized, default.crop),
         interpolation=default.interpolation if resample is None else _RESAMPLE[resample],
         odd_margin="down" if shortest or cropped != resized else "even",
         mean=tuple(processor.get("image_mean", default.mean)) if normalised else (0.0, 0.0, 0.0),
@@ -143,7 +143,7 @@ def _sides(value: object, name: str) -> tuple[int, int] | None:
     raise WeightsError(f"preprocessor_config.json has {name}={value!r}; a number, a height and width, or shortest_edge")
 
 
-def _share(cropped: tuple[int, int], resized: tuple[int, int], usual: float) -> float:
+def share(cropped: tuple[int, int], resized: tuple[int, int], usual: float) -> float:
     """A `crop` for which floor(cropped / crop) is `resized` on both sides, the usual one if it is."""
     share = cropped[0] / resized[0] if 0 < cropped[0] <= resized[0] else 1.0
     for candidate in (usual, share, math.nextafter(share, 0.0), math.nextafter(share, 1.0)):

@@ -128,7 +128,10 @@ def file_grid(patches: int, patch: tuple[int, int], *sizes: tuple[int, int] | No
             return grid
     side = round(patches**0.5)
     if side * side != patches:
-        raise WeightsError(f"the file's {patches} positions are not a square grid; say the image size (rows, cols)")
+        raise WeightsError(
+            f"the file's {patches} positions are not a square grid; say the image size (rows, cols), as in "
+            "`vitrail convert FILE FOLDER --to vitrail --image-size 224x320`"
+        )
     return side, side
 
 

@@ -304,7 +304,7 @@ def pretrained_cfg(config: ModelConfig, preprocess: Preprocess) -> dict[str, Any
     """The part of config.json that timm's transforms read."""
     distilled = isinstance(config, ViTConfig) and config.distilled
     return {
-        "input_size": [config.channels, *preprocess.size],
+        "input_size": [config.channels, *config.image_size],
         "fixed_input_size": True,
         "interpolation": preprocess.interpolation,
         "crop_pct": preprocess.crop,

@@ -68,6 +68,9 @@ _PLAIN_ROWS: Mapping[str, Mapping[str, Any]] = {
     r"vit_so150m_patch16_reg4_map_256": _MAP,
     r"vit_so150m_patch16_reg4_gap_\d+": _GAP,
     r"vit_so150m2_patch16_reg1_gap_\d+": {**_SCALED, **_MEAN},
+    r"flexivit_small": {**_REGISTERS, "num_heads": 6},
+    r"flexivit_base": {**_REGISTERS, "num_heads": 12},
+    r"flexivit_large": {**_REGISTERS, "num_heads": 16},
     r"deit_(tiny|small|base)_(distilled_)?patch16_\d+": {},
     r"deit3_(small|medium|base|large|huge)_patch\d+_\d+": {**_REGISTERS, "init_values": 1e-6},
 }

@@ -14,8 +14,8 @@ OPTIONS = {
     "evaluate": ["MODEL", "DATA", "--model", "--split", "--protocol", "--quarantine", "--json", "--html", "--csv"],
     "report": ["RUN", "--json", "--html"],
     "predict": ["MODEL", "IMAGE_OR_FOLDER", "--model", "--top", "--json", "--csv"],
-    "convert": ["SOURCE", "OUT", "--to", "--model", "--allow-loss"],
-    "inspect": ["SOURCE", "--model", "--json"],
+    "convert": ["SOURCE", "OUT", "--to", "--model", "--image-size", "--allow-loss"],
+    "inspect": ["SOURCE", "--model", "--image-size", "--json"],
     "models": ["FILTER", "--weights", "--json"],
 }
 

@@ -17,7 +17,7 @@ from vitrail.data.loader import EvaluationPass, TrainLoader, worker_count
 from vitrail.data.preprocess import preprocess, to_model
 from vitrail.data.sampler import batch_positions, sample_seed
 from vitrail.data.stores import MemorySource
-from vitrail.errors import DataError
+from vitrail.errors import DataError, WorkerDied
 
 STILL = AugmentConfig(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0)
 SIZE = Preprocess(size=8)
@@ -169,6 +169,30 @@ def test_ctrl_c_is_the_parents_to_handle():
     for child in multiprocessing.active_children():
         os.kill(child.pid, signal.SIGINT)
     assert len(list(stream)) == 29
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS])
+def test_a_dead_worker_is_one_sentence_where_the_next_batch_is_asked_for(number):
+    handler = signal.getsignal(signal.SIGCHLD)
+    stream = train(source(), workers=2).batches(0, 100)
+    next(stream)
+    victim = multiprocessing.active_children()[0]
+    os.kill(victim.pid, number)
+    victim.join()
+    sum(range(1000))  # a line of somebody else's, in the middle of which torch would raise it
+    with pytest.raises(WorkerDied) as caught:
+        list(stream)
+    assert str(caught.value) == (
+        f"a process that reads images died (killed: {signal.strsignal(number)}), as happens where memory runs out: run "
+        "the same command again, with fewer workers (data.workers) or a smaller batch if it dies again"
+    )
+    assert multiprocessing.active_children() == [] and signal.getsignal(signal.SIGCHLD) == handler
+
+
+def test_a_worker_that_ends_itself_is_told_with_its_exit_code(monkeypatch):
+    monkeypatch.setattr(module._EvaluationParts, "__getitem__", lambda self, step: os._exit(7))
+    with pytest.raises(WorkerDied, match=r"died \(exit code 7\)"):
+        list(EvaluationPass(source(), SIZE, 4, workers=1))
 
 
 def test_a_worker_computes_with_one_thread(monkeypatch):

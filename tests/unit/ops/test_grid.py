@@ -6,7 +6,7 @@ from scipy.ndimage import zoom
 
 from vitrail.config import ViTConfig
 from vitrail.models.vit import ViT
-from vitrail.ops.grid import patchify, resample_positions, unpatchify
+from vitrail.ops.grid import patchify, resample_patch_kernel, resample_positions, unpatchify
 
 
 def test_patchify_is_row_major_and_undone() -> None:
@@ -43,3 +43,27 @@ def test_the_rules_differ_and_the_same_grid_is_untouched() -> None:
     assert resample_positions(rows, (4, 4), (4, 4)) is rows
     with pytest.raises(ValueError, match="16 positions are not a grid of 3 x 4"):
         resample_positions(rows, (3, 4), (4, 4))
+
+
+def test_flexivit_s_positions_go_linearly_between_the_middles_of_patches() -> None:
+    """Two patches at 1/4 and 3/4 of the side become four at 1/8 ... 7/8; outside them there is nothing to go to."""
+    rows = torch.tensor([0.0, 1.0, 0.0, 1.0]).reshape(1, 4, 1)
+    found = resample_positions(rows, (2, 2), (2, 4), prefix=0, rule="flexivit")
+    assert found.flatten().tolist() == [0.0, 0.25, 0.75, 1.0] * 2
+
+
+@torch.no_grad()
+def test_a_kernel_for_larger_patches_embeds_enlarged_patches_as_before() -> None:
+    kernel = torch.randn(5, 3, 4, 4, dtype=torch.float64)
+    patch = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    larger = torch.nn.functional.interpolate(patch, (9, 6), mode="bilinear", align_corners=False)
+    embed = torch.nn.functional.conv2d
+    difference = embed(larger, resample_patch_kernel(kernel, (9, 6))) - embed(patch, kernel)
+    assert difference.abs().max() < 1e-12
+
+
+def test_a_kernel_for_half_the_patch_sums_its_pairs() -> None:
+    """The bilinear resize by one half is the mean of pairs where it is not antialiased, so its inverse sums them."""
+    kernel = torch.randn(5, 3, 8, 8, dtype=torch.float64)
+    sums = 4 * torch.nn.functional.avg_pool2d(kernel, 2)
+    assert (resample_patch_kernel(kernel, (4, 4)) - sums).abs().max() < 1e-12

@@ -1,6 +1,7 @@
 """The published recipes have the published numbers, whatever model and data they get, and say what they cannot do."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -230,3 +231,17 @@ def assert_decay(lr: float, decay: float, wd: float, multiplier: float, equal: b
     apart = {name: (ours[name] - theirs[name]).abs().max().item() for name in names}
     assert apart["blocks.0.mlp.fc1.bias"] < 1e-12 and apart["position_embedding"] < 1e-12
     assert (apart["blocks.0.mlp.fc1.weight"] < 1e-12) is equal
+
+
+def test_the_page_lists_every_recipe_as_it_is() -> None:
+    """docs/recipes.md: a row a recipe, with its batch, its length and whether it takes weights."""
+    page = (Path(__file__).parents[3] / "docs" / "recipes.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
+    assert sorted(row[0].strip("`") for row in rows) == sorted(RECIPES)
+    for quoted, weights, batch, length, *_ in rows:
+        name = quoted.strip("`")
+        recipe = RECIPES[name](IMAGENET, VITS["B/16"], Preprocess())
+        assert (weights == "no") is (name in FROM_SCRATCH)
+        assert batch == (f"{recipe.data.batch_size:,}" if recipe.epochs else "none"), name
+        if name in PUBLISHED and recipe.steps is None:
+            assert length == f"{recipe.epochs:g} epochs", name

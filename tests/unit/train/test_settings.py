@@ -197,6 +197,18 @@ def test_differences_name_leaves() -> None:
     assert differences(old, old) == []
 
 
+def test_micro_batches_keep_their_size() -> None:
+    recipe = RECIPE.model_copy(
+        update={"data": DataConfig(batch_size=4096), "optim": OptimConfig(accumulate=32, warmup_steps=1)}
+    )
+    for batch, parts in ((4096, 32), (256, 2), (100, 1), (8192, 64), (130, 2)):
+        found = change(recipe, {"data.batch_size": batch}, n_train=10_000, from_weights=False)
+        assert found.optim.accumulate == parts
+    chosen = {"data.batch_size": 256, "optim.accumulate": 5}
+    assert change(recipe, chosen, n_train=10_000, from_weights=False).optim.accumulate == 5
+    assert changed("batch_size=1000").optim.accumulate == 1  # a batch that was not cut stays whole
+
+
 def test_steps_instead_of_epochs() -> None:
     in_steps = changed("steps=50")
     assert (total_steps(in_steps, 100), total_epochs(in_steps, 100), total_epochs(RECIPE, 100)) == (50, 5.0, 20)

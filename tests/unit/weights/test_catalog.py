@@ -9,11 +9,16 @@ from typing import get_args
 import pytest
 import torch
 
+from vitrail.config import Preprocess, ViTConfig
 from vitrail.errors import UnknownName, WeightsError
+from vitrail.evaluate.parity import convert
 from vitrail.models.catalog import MODELS
+from vitrail.models.vit import ViT
+from vitrail.ops.grid import resample_patch_kernel
 from vitrail.weights.catalog import CATALOG, Protocol, Row, find_row
+from vitrail.weights.checkpoint import write_model_folder
 from vitrail.weights.fetch import locate
-from vitrail.weights.load import FORMATS, imagenet_labels
+from vitrail.weights.load import FORMATS, imagenet_labels, load_weights
 
 WORDS = {"S+/16", "H+/16", "7B/16", "g/14 gated"}  # sizes that models/catalog.py has no row of
 
@@ -175,3 +180,25 @@ def test_imagenet_s_names_of_other_libraries_get_their_ids() -> None:
     assert found is not None and found.names == theirs.names and found.ids == imagenet_labels().ids
     turned = LabelSet(theirs.names[::-1])
     assert _with_ids(turned) == turned, "another order is another list"
+
+
+def test_flexivit_s_files_take_the_patch_of_their_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file holds one kernel and one grid for all patches; the row says which patch its network is run with."""
+    config = ViTConfig(
+        image_size=224, patch_size=32, width=24, depth=1, heads=3, mlp_dim=48, gelu="tanh", position_prefix=False,
+        classes=1000,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    pixels = Preprocess(interpolation="area", odd_margin="down", crop=0.875)
+    write_model_folder(tmp_path / "model", ViT(config), pixels, None, {})
+    convert(tmp_path / "model", tmp_path / "flexivit_b_i1k.npz", "big_vision", allow_loss=["labels"])
+    plain = load_weights(tmp_path / "flexivit_b_i1k.npz")
+    assert (plain.model.config.patch_size, plain.preprocess.size) == ((32, 32), (224, 224))
+    monkeypatch.setattr("vitrail.weights.load.locate", lambda source: tmp_path / f"{source}.npz")
+    loaded = load_weights("flexivit_b_i1k")
+    found = loaded.model.config
+    assert (found.image_size, found.patch_size, found.position_rule) == ((240, 240), (16, 16), "flexivit")
+    assert loaded.preprocess.size == (240, 240) and loaded.licence == "apache-2.0"
+    expected = resample_patch_kernel(plain.model.patch_embedding.weight, (16, 16))
+    assert torch.equal(loaded.model.patch_embedding.weight, expected)
+    assert loaded.model(torch.zeros(1, 3, 240, 240)).shape == (1, 1000)

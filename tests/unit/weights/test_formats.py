@@ -48,6 +48,7 @@ HELD: dict[str, list[dict[str, Any]]] = {
     "torchvision-old": [{}],
     "dinov2": [BARE | DINOV2, BARE | DINOV2 | GATED | {"registers": 2}],
     "dinov2-classifier": [DINOV2 | {"pool": "token_gap"}],
+    "dinov3": [DINOV3, DINOV3 | GATED],
     "open_clip": [CLIP, CLIP | {"norm_before": False, "pool": "gap", "class_token": True}, CLIP | DINOV2],
     "open_clip-visual": [CLIP, CLIP | BARE],
     "open_clip-timm": [{}, MAP | BARE, {"head_has_bias": False}],
@@ -61,6 +62,7 @@ HELD: dict[str, list[dict[str, Any]]] = {
 RIDING: dict[str, tuple[str, ...]] = {
     "dinov2": ("mask_token",),
     "dinov2-classifier": ("backbone.mask_token",),
+    "dinov3": ("mask_token",),
     "open_clip": ("positional_embedding", "transformer.resblocks.0.attn.in_proj_weight", "logit_scale"),
     "open_clip-timm": ("text.positional_embedding", "logit_scale"),
 }

@@ -1,10 +1,13 @@
 """big_vision's `.npz` (google-research/big_vision, models/vit.py): positions without a class row, learned or sincos2d;
 heads token, gap or map; layers one by one or stacked by scan; `params/` or `params/img/` before every key."""
 
+from typing import Any
+
 from torch import Tensor
 
 from vitrail.config import Preprocess, ViTConfig
 from vitrail.errors import WeightsError
+from vitrail.types import LabelSet
 from vitrail.weights.flax import attention, conv, dense, norm
 from vitrail.weights.rename import Format, Hints, Rule, Shapes, Tensors, count_of, file_grid, same, shape_of
 
@@ -90,8 +93,17 @@ def _prepare(tensors: Tensors) -> Tensors:
 
 
 def _preprocess(size: tuple[int, int]) -> Preprocess:
-    """Evaluation of big_vision's configs: the shorter side to 8/7 of the crop, the centre, pixels to [-1, 1]."""
-    return Preprocess(size=size, resize="shortest", crop=0.875, interpolation="bilinear")
+    """Evaluation of big_vision's classifiers, `resize_small(256)|central_crop(224)|value_range(-1, 1)` and from 384 px
+    `resize_small(448)`: the mean over areas, and a centre whose margin is rounded down (pp/ops_image.py)."""
+    crop = 6 / 7 if max(size) >= 384 else 0.875
+    return Preprocess(size=size, crop=crop, interpolation="area", odd_margin="down")
+
+
+def _companions(config: Any, preprocess: Preprocess, labels: LabelSet | None) -> dict[str, dict[str, Any]]:
+    """No file, but a WeightsError for positions that its code has no row for."""
+    if isinstance(config, ViTConfig) and config.position_rows:
+        raise WeightsError("big_vision cannot hold position_prefix=True, a row of positions for the class token")
+    return {}
 
 
 BIG_VISION = Format(
@@ -102,4 +114,5 @@ BIG_VISION = Format(
     rules=_rules,
     preprocess=_preprocess,
     prepare=_prepare,
+    companions=_companions,
 )

@@ -1,12 +1,14 @@
 """torchvision's names (torchvision/models/vision_transformer.py), both generations: the MLP's layers were `linear_1`
 and `linear_2` before they were `0` and `3`. Eps 1e-6 and the exact GELU are its code's."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from vitrail.config import Preprocess, ViTConfig
 from vitrail.errors import WeightsError
 from vitrail.weights.huggingface import required
+from vitrail.weights.processor import share
 from vitrail.weights.rename import Format, Hints, Rule, Shapes, count_of, file_grid, same, shape_of
 from vitrail.weights.torch_layers import layer
 
@@ -83,8 +85,45 @@ def _preprocess(size: tuple[int, int]) -> Preprocess:
     return Preprocess(size=size, crop=1.0, interpolation="bicubic", mean=mean, std=std)
 
 
-def _description(config: Any) -> dict[str, Any]:
-    """The arguments of torchvision's VisionTransformer, which its files come without."""
+def _transforms(preprocess: Preprocess) -> dict[str, Any]:
+    """The arguments of torchvision's ImageClassification preset (transforms/_presets.py). Raises WeightsError where it
+    does something else."""
+    rows, cols = preprocess.size
+    odd = [
+        f"{name}={getattr(preprocess, name)!r}"
+        for name, value in {"resize": "shortest", "antialias": True, "odd_margin": "even"}.items()
+        if getattr(preprocess, name) != value
+    ]
+    odd += [f"size={preprocess.size}"] if rows != cols else []
+    odd += [f"interpolation={preprocess.interpolation!r}"] if preprocess.interpolation == "area" else []
+    if odd:
+        raise WeightsError(f"torchvision's preset of transforms cannot hold the preprocess {', '.join(odd)}")
+    return {
+        "crop_size": rows,
+        "resize_size": math.floor(rows / preprocess.crop),
+        "interpolation": preprocess.interpolation,
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
+    }
+
+
+def _read_transforms(description: Mapping[str, Any], size: tuple[int, int]) -> Preprocess:
+    """The preprocessing beside weights that vitrail wrote; else that of the published ones."""
+    table = description.get("transforms")
+    if description.get("library") != "torchvision" or not isinstance(table, Mapping):
+        return _preprocess(size)
+    crop, resized = (int(table["crop_size"]),) * 2, (int(table["resize_size"]),) * 2
+    return Preprocess(
+        size=size,
+        crop=share(crop, resized, _preprocess(size).crop),
+        interpolation=table["interpolation"],
+        mean=tuple(table["mean"]),
+        std=tuple(table["std"]),
+    )
+
+
+def _description(config: Any, preprocess: Preprocess) -> dict[str, Any]:
+    """The arguments of torchvision's VisionTransformer, and of its transforms, which its files come without."""
     holder = "torchvision's VisionTransformer"
     config = required(config, holder, {"pre_logits"}, {"norm_eps": 1e-6, "channels": 3, "cut_patches": False})
     if config.image_size[0] != config.image_size[1] or config.patch_size[0] != config.patch_size[1]:
@@ -105,12 +144,13 @@ def _description(config: Any) -> dict[str, Any]:
             "num_classes": config.classes,
             "representation_size": config.pre_logits,
         },
+        "transforms": _transforms(preprocess),
     }
 
 
 def _describe(config: Any, preprocess: Preprocess) -> dict[str, Any] | None:
     try:
-        return _description(config)
+        return _description(config, preprocess)
     except WeightsError:
         return None
 
@@ -124,7 +164,8 @@ def _format(name: str, mlp: tuple[str, str]) -> Format:
         rules=lambda config: _rules(config, mlp),
         preprocess=_preprocess,
         describe=_describe,
-        companions=lambda config, preprocess, labels: {"config.json": _description(config)},
+        companions=lambda config, preprocess, labels: {"config.json": _description(config, preprocess)},
+        read_description=_read_transforms,
     )
 
 

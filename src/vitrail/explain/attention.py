@@ -1,0 +1,127 @@
+"""Maps from attention: what the tokens that the head reads have gathered, and from where.
+
+Every function is of (model, images (B C H W), classes (B)) and gives a map (B rows cols), one number a patch. Nothing
+is scaled to the largest value: a map of a model that looks nowhere in particular must look flat.
+Axes: B images, h heads, T tokens, P patches.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitrail.models.trace import Trace, pooled_at, trace
+from vitrail.models.vit import ViT
+from vitrail.types import Images, Labels
+
+Maps = Float[Tensor, "B rows cols"]
+Mixing = Float[Tensor, "B T T"]
+
+
+def on_grid(model: ViT, values: Float[Tensor, "B P"]) -> Maps:
+    """One number a patch, in the shape of the image."""
+    return values.unflatten(1, model.config.grid)
+
+
+@torch.no_grad()
+def read_weights(model: ViT, record: Trace) -> Float[Tensor, "B T"]:
+    """How much the head reads from each token after the last block; rows sum to one.
+
+    The class token (and half of it DeiT's distillation token), the patches alike, or the weights of attention pooling.
+    """
+    config, tokens = model.config, record.tokens
+    weights = tokens.new_zeros(tokens.shape[:2])
+    patches = slice(config.prefix, None)
+    count = tokens.shape[1] - config.prefix
+    if config.pool == "token":
+        weights[:, : config.heading if config.distilled else 1] = 1 / (config.heading if config.distilled else 1)
+    elif config.pool == "gap":
+        weights[:, patches] = 1 / count
+    elif config.pool == "token_gap":
+        weights[:, 0], weights[:, patches] = 0.5, 0.5 / count
+    elif model.attention_pool is not None:
+        q, k, _ = model.attention_pool.project(tokens[:, patches])
+        looks = torch.softmax(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5, dim=-1)  # B h 1 P
+        weights[:, patches] = looks.mean(dim=1)[:, 0]
+    return weights
+
+
+def _seen(model: ViT, record: Trace, mixing: Float[Tensor, "B T T"]) -> Maps:
+    """What the head takes from each patch through `mixing` (rows: tokens after it, columns: tokens before)."""
+    row = read_weights(model, record)[:, None] @ mixing
+    return on_grid(model, row[:, 0, model.config.prefix :])
+
+
+def last_attention(model: ViT, images: Images, classes: Labels) -> Maps:
+    """Attention of the last block, mean over heads, from the tokens that the head reads. The class plays no part."""
+    _, record = trace(model, images, parts=("attention",))
+    return _seen(model, record, record.blocks[-1].attention.mean(dim=1))
+
+
+def rollout(model: ViT, images: Images, classes: Labels) -> Maps:
+    """Attention rollout (Abnar & Zuidema 2020; ViT paper, appendix D.7): the product over blocks of half the mean
+    attention and half the identity, which stands for the residual. The class plays no part."""
+    _, record = trace(model, images, parts=("attention",))
+    return _seen(model, record, product([half_residual(b.attention.mean(dim=1)) for b in record.blocks]))
+
+
+def gradient_rollout(model: ViT, images: Images, classes: Labels, discard: float = 0.9) -> Maps:
+    """Rollout of attention times its gradient (jacobgil/vit-explain), with rows that sum to one.
+
+    Of each block's products, mean over heads, negative ones count as zero, and so does the lowest share `discard`.
+    """
+    record, gradients = _attention_gradients(model, images, classes)
+    mixings = []
+    for block, gradient in zip(record.blocks, gradients, strict=True):
+        kept = (gradient * block.attention.detach()).mean(dim=1).clamp(min=0)
+        least = kept.flatten(1).quantile(discard, dim=1) if discard else kept.new_zeros(len(kept))
+        mixing = half_residual(kept * (kept >= least[:, None, None]))
+        mixings.append(mixing / mixing.sum(dim=-1, keepdim=True))
+    return _seen(model, record, product(mixings))
+
+
+def relevance(model: ViT, images: Images, classes: Labels) -> Maps:
+    """Relevance of Chefer et al. 2021 (arXiv 2103.15679, equations 5 and 6): R = (I + A_L) ... (I + A_1), where A is
+    the mean over heads of the positive part of attention times its gradient."""
+    record, gradients = _attention_gradients(model, images, classes)
+    mixings = []
+    for block, gradient in zip(record.blocks, gradients, strict=True):
+        positive = (gradient * block.attention.detach()).clamp(min=0).mean(dim=1)
+        mixings.append(torch.eye(positive.shape[-1]).to(positive) + positive)
+    return _seen(model, record, product(mixings))
+
+
+def legrad(model: ViT, images: Images, classes: Labels) -> Maps:
+    """LeGrad (Bousselham et al. 2024, arXiv 2404.03214): the positive gradient of each block's class score with respect
+    to its attention, mean over heads, queries and blocks. A block's score is the head's, read from its tokens."""
+    _, record = trace(model, images, parts=("attention", "after_mlp"), gradients=True)
+    total: Tensor | None = None
+    for depth, block in enumerate(record.blocks, 1):
+        score = model.classify(pooled_at(model, record, depth)).gather(1, classes[:, None]).sum()
+        (gradient,) = torch.autograd.grad(score, block.attention, retain_graph=True)
+        positive = gradient.clamp(min=0).mean(dim=(1, 2))[:, model.config.prefix :]
+        total = positive if total is None else total + positive
+    assert total is not None  # a model has a block
+    return on_grid(model, total / len(record.blocks))
+
+
+def half_residual(attention: Mixing) -> Mixing:
+    """Half the attention, half the token itself."""
+    return 0.5 * attention + 0.5 * torch.eye(attention.shape[-1]).to(attention)
+
+
+def product(mixings: Sequence[Mixing]) -> Mixing:
+    """The matrices multiplied, the deepest block's on the left."""
+    return reduce(lambda below, above: above @ below, mixings)
+
+
+def _attention_gradients(model: ViT, images: Images, classes: Labels) -> tuple[Trace, tuple[Tensor, ...]]:
+    """The trace, and the gradient of each image's class logit with respect to each block's attention (B h T T)."""
+    logits, record = trace(model, images, parts=("attention",), gradients=True)
+    score = logits.gather(1, classes[:, None]).sum()
+    return record, torch.autograd.grad(score, [block.attention for block in record.blocks])
+
+
+Method = Callable[[ViT, Images, Labels], Maps]

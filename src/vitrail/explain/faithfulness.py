@@ -1,0 +1,183 @@
+"""How far a map can be believed: what happens to the model when the patches it points at go. Beside each number stands
+the same number for random maps; a method inside their band says nothing.
+
+Axes: B images, P patches, S steps of a curve.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+from vitrail.explain.attention import Maps, Method
+from vitrail.explain.perturbation import logits_without
+from vitrail.models.build import build
+from vitrail.models.trace import trace
+from vitrail.models.vit import ViT
+from vitrail.types import Images, Labels
+
+Baseline = Literal["drop", "mean", "blur"]
+POINTS = 15  # of a curve, both ends included
+BLUR = 0.1  # standard deviation, share of the shorter side
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Probability of the class while patches go, the first the most important, and while they come back."""
+
+    removed: Float[Tensor, " S"]  # share of the patches that have gone, or come
+    deletion: Float[Tensor, "B S"]
+    insertion: Float[Tensor, "B S"]
+
+    @property
+    def deletion_auc(self) -> Float[Tensor, " B"]:
+        """Lower is better: the important patches went first."""
+        return torch.trapezoid(self.deletion, self.removed.to(self.deletion), dim=1)
+
+    @property
+    def insertion_auc(self) -> Float[Tensor, " B"]:
+        """Higher is better."""
+        return torch.trapezoid(self.insertion, self.removed.to(self.insertion), dim=1)
+
+
+def curves(
+    model: ViT, images: Images, classes: Labels, maps: Maps, baseline: Baseline = "drop", points: int = POINTS
+) -> Curves:
+    """Deletion and insertion (Petsiuk et al. 2018) patch by patch.
+
+    drop: a patch that is gone is not in the sequence (one must be left: the first and last point keep one); mean, blur:
+    its pixels are the mean colour, or those of the blurred image.
+    """
+    patches = model.config.patches
+    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(1, order, torch.arange(patches).expand_as(order).to(order))
+    counts = torch.linspace(0, patches, points).round().long()
+    stand_in = _stand_in(images, baseline)
+    down: list[Tensor] = []
+    up: list[Tensor] = []
+    for count in counts.tolist():
+        for rows, kept in ((down, rank >= count), (up, rank < count)):
+            rows.append(_probability(model, images, classes, kept, stand_in))
+    return Curves(counts / patches, torch.stack(down, dim=1), torch.stack(up, dim=1))
+
+
+def _probability(
+    model: ViT, images: Images, classes: Labels, kept: Bool[Tensor, "B P"], stand_in: Tensor | None
+) -> Float[Tensor, " B"]:
+    if stand_in is None:
+        kept = kept.clone()
+        empty = ~kept.any(dim=1)
+        kept[empty, 0] = True
+        logits = logits_without(model, images, kept.to(images))
+    else:
+        shape, pixels = model.config.grid, model.config.patch_pixels
+        mask = kept.unflatten(1, shape).repeat_interleave(pixels[0], 1).repeat_interleave(pixels[1], 2)
+        rows, cols = images.shape[2] - mask.shape[1], images.shape[3] - mask.shape[2]
+        mask = functional.pad(mask, (0, cols, 0, rows), value=True)[:, None]
+        logits, _ = trace(model, torch.where(mask, images, stand_in), parts=())
+    return logits.softmax(dim=1).gather(1, classes[:, None])[:, 0]
+
+
+def _stand_in(images: Images, baseline: Baseline) -> Tensor | None:
+    if baseline == "drop":
+        return None
+    if baseline == "mean":
+        return images.mean(dim=(2, 3), keepdim=True).expand_as(images)
+    sigma = BLUR * min(images.shape[2:])
+    reach = min(int(3 * sigma), min(images.shape[2:]) - 1)
+    line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1).to(images) / sigma) ** 2)
+    line = (line / line.sum()).expand(images.shape[1], 1, -1)
+    padded = functional.pad(images, (reach, reach, reach, reach), mode="reflect")
+    across = functional.conv2d(padded, line[:, :, None], groups=images.shape[1])
+    return functional.conv2d(across, line[..., None], groups=images.shape[1])
+
+
+def saco(values: Sequence[float], effects: Sequence[float]) -> float:
+    """Salience-guided faithfulness coefficient (Wu et al. 2024, arXiv 2404.01415): +1 where groups of patches with more
+    salience have more effect, -1 where less. `values`: salience of each group, the largest first; `effects`: how much
+    the prediction falls without it."""
+    agreed = whole = 0.0
+    for i in range(len(values)):
+        for j in range(i + 1, len(values)):
+            weight = values[i] - values[j]
+            agreed += weight if effects[i] >= effects[j] else -weight
+            whole += abs(weight)
+    return agreed / whole if whole else 0.0
+
+
+def salience_effects(
+    model: ViT, images: Images, classes: Labels, maps: Maps, groups: int = 10
+) -> list[tuple[list[float], list[float]]]:
+    """For each image: summed salience and fall in probability of `groups` groups of patches by rank (see `saco`)."""
+    flat = maps.flatten(1)
+    order = flat.argsort(dim=1, descending=True, stable=True)
+    whole = _probability(model, images, classes, torch.ones_like(flat, dtype=torch.bool), None)
+    values, falls = [], []
+    for part in order.tensor_split(groups, dim=1):
+        kept = torch.ones_like(flat, dtype=torch.bool).scatter_(1, part, False)
+        falls.append(whole - _probability(model, images, classes, kept, None))
+        values.append(flat.gather(1, part).sum(dim=1))
+    return [(v, f) for v, f in zip(torch.stack(values, 1).tolist(), torch.stack(falls, 1).tolist(), strict=True)]
+
+
+def randomised(model: ViT, blocks: int, seed: int = 0) -> ViT:
+    """A copy whose head, final norm and last `blocks` blocks have random weights (Adebayo et al. 2018, the cascade)."""
+    weight = next(model.parameters())
+    copy = build(model.config).to(weight.device, weight.dtype)
+    assert isinstance(copy, ViT)
+    copy.reset(torch.Generator().manual_seed(seed))
+    kept = model.config.depth - blocks
+    state = {
+        name: value
+        for name, value in model.state_dict().items()
+        if name.partition(".")[0] not in ("norm", "head", "distillation_head", "pre_logits", "attention_pool")
+        and not (name.startswith("blocks.") and int(name.split(".")[1]) >= kept)
+    }
+    copy.load_state_dict(state, strict=False)
+    return copy.eval()
+
+
+def sanity(model: ViT, images: Images, classes: Labels, method: Method, seed: int = 0) -> list[float]:
+    """Rank correlation of the method's maps with those of the model whose last 0, 1, ... all blocks are random.
+
+    A method that explains the model falls towards 0; one that finds edges stays high.
+    """
+    original = method(model, images, classes).flatten(1)
+    found = []
+    for blocks in range(model.config.depth + 1):
+        other = method(randomised(model, blocks, seed), images, classes).flatten(1)
+        found.append(float(spearman(original, other).mean()))
+    return found
+
+
+def spearman(x: Float[Tensor, "B P"], y: Float[Tensor, "B P"]) -> Float[Tensor, " B"]:
+    """Rank correlation of each row; 0 where one is constant."""
+    ranks = [z.argsort(dim=1).argsort(dim=1).double() for z in (x, y)]
+    flat = torch.stack([z.std(dim=1) == 0 for z in (x, y)]).any(dim=0)
+    a, b = (functional.normalize(r - r.mean(dim=1, keepdim=True), dim=1) for r in ranks)
+    return (a * b).sum(dim=1).masked_fill(flat, 0.0)
+
+
+def pointing(maps: Maps, masks: Bool[Tensor, "B rows cols"]) -> Bool[Tensor, " B"]:
+    """Whether the largest value of a map lies in the mask (the pointing game, Zhang et al. 2018)."""
+    flat = maps.flatten(1)
+    return (masks.flatten(1) & (flat == flat.amax(dim=1, keepdim=True))).any(dim=1)
+
+
+def overlap(maps: Maps, masks: Bool[Tensor, "B rows cols"]) -> Float[Tensor, " B"]:
+    """Mean of the intersection over union of mask and background, the map cut at its mean (Chefer et al. 2021)."""
+    above = maps > maps.mean(dim=(1, 2), keepdim=True)
+    shares = []
+    for one, other in ((above, masks), (~above, ~masks)):
+        shares.append((one & other).sum(dim=(1, 2)) / (one | other).sum(dim=(1, 2)).clamp(min=1))
+    return torch.stack(shares).mean(dim=0)
+
+
+def random_map(model: ViT, images: Images, classes: Labels, seed: int = 0) -> Maps:
+    """A map that knows nothing: the baseline of every number above."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(len(images), *model.config.grid, generator=generator).to(images)
