@@ -17,6 +17,7 @@ from io import TextIOWrapper
 import cyclopts
 
 from vitrail import __version__
+from vitrail.cli.batch_find import batch_find
 from vitrail.cli.convert import convert
 from vitrail.cli.data import data
 from vitrail.cli.demo import demo
@@ -36,6 +37,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     data,
     train,
     lr_find,
+    batch_find,
     evaluate,
     probe,
     report,

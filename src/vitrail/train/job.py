@@ -93,6 +93,25 @@ class Plan:
     teacher: Teacher | None
 
 
+def rehearsal(plan: Plan) -> Job:
+    """The plan as a job that has no run folder, for what only tries some steps."""
+    device, steps = find_device(), total_steps(plan.recipe, len(plan.dataset.split("train")))
+    precision = find_precision(plan.recipe.precision, device)
+    return Job(
+        plan.dataset,
+        plan.recipe,
+        plan.start,
+        Path(),
+        steps,
+        precision,
+        device,
+        {},
+        lambda news: None,
+        find_counts(plan),
+        plan.teacher,
+    )
+
+
 def find_counts(plan: Plan) -> list[int] | None:
     """Training images of each class, where the recipe asks for them."""
     if not needs_counts(plan.recipe.optim) and plan.recipe.data.sampler != "balanced":

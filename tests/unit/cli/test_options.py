@@ -10,6 +10,7 @@ OPTIONS = {
     "data": ["ACTION", "DATA", "--model", "--out", "--quarantine-labels", "--json"],
     "train": ["DATA", "--model", "--weights", "--recipe", "--out", "--seed", "--set"],
     "lr-find": ["DATA", "--model", "--weights", "--recipe", "--seed", "--set", "--steps", "--html", "--json"],
+    "batch-find": ["DATA", "--model", "--weights", "--recipe", "--seed", "--set", "--json"],
     "probe": ["MODEL", "DATA", "--model", "--method", "--shots", "--seeds", "--json"],
     "evaluate": ["MODEL", "DATA", "--model", "--split", "--protocol", "--quarantine", "--json", "--html", "--csv"],
     "report": ["RUN", "--json", "--html"],
