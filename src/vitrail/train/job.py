@@ -165,8 +165,9 @@ def choose(
 def describe(plan: Plan, precision: Precision, device: torch.device) -> dict[str, Any]:
     """run.json as it is when a run begins. The identity leaves out what cannot change the result."""
     dataset, recipe, start, teacher = plan.dataset, plan.recipe, plan.start, plan.teacher
-    unchanging = {"expected": True, "tensorboard": True, "data": {"workers", "quarantine"}}
-    settings = recipe.model_dump(mode="json", exclude=unchanging)
+    settings = recipe.model_dump(
+        mode="json", exclude={"expected": True, "tensorboard": True, "data": {"workers", "quarantine"}}
+    )
     left_out = dataset.left_out
     return {
         "version": 1,
