@@ -113,7 +113,7 @@ def test_everything_imported_is_declared() -> None:
         "jinja2",
         "jaxtyping",
     }
-    extras = {"torchvision", "matplotlib", "pyarrow", "sklearn"}
+    extras = {"torchvision", "matplotlib", "pyarrow", "sklearn", "cleanlab"}
     compared = {"timm", "transformers", "open_clip"}  # with conversions, where they are installed: see libraries.py
     brought = {"rich", "markupsafe"}  # by cyclopts and by jinja2, which are made of them
     found = set()

@@ -17,7 +17,9 @@ from io import TextIOWrapper
 import cyclopts
 
 from vitrail import __version__
+from vitrail.cli.batch_find import batch_find
 from vitrail.cli.convert import convert
+from vitrail.cli.data import data
 from vitrail.cli.demo import demo
 from vitrail.cli.evaluate import evaluate
 from vitrail.cli.inspect import inspect
@@ -32,8 +34,10 @@ DONE, DEFECT, MISTAKE, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
 
 VERBS: tuple[Callable[..., None], ...] = (
     demo,
+    data,
     train,
     lr_find,
+    batch_find,
     evaluate,
     probe,
     report,

@@ -26,6 +26,9 @@ def evaluate(
         Name | None,
         Parameter(help="Resize and crop as gvt-squash, bv-crop, timm or torchvision; by default as the weights ask."),
     ] = None,
+    quarantine: Annotated[
+        File | None, Parameter(help="Leave out the images on this list, which `vitrail data check` makes.")
+    ] = None,
     json: Annotated[File | None, Parameter(help="Write the report as JSON to this file; - for stdout.")] = None,
     html: Annotated[File | None, Parameter(help="Write the report as one HTML page to this file.")] = None,
     csv: Annotated[
@@ -43,7 +46,7 @@ def evaluate(
 
     check({"--json": json, "--html": html, "--csv": csv})
     classifier = load(model_source, model=model)
-    images = open_as_trained(data, classifier.record)
+    images = open_as_trained(data, classifier.record, quarantine)
     with counting("evaluate") as notify:
         report, results = evaluate_each(classifier, images, split=split, protocol=protocol, notify=notify)
     if "-" not in (json, html, csv):

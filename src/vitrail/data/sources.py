@@ -7,10 +7,11 @@ open_dataset("cifar10")            cifar10/{train,test}.parquet    Hugging Face'
 open_dataset("digits")             1,797 handwritten digits
 """
 
+import difflib
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from vitrail.data import manifests
 from vitrail.data.decode import SUFFIXES
 from vitrail.data.digits import read_digits
 from vitrail.data.manifests import SPLITS, Table, read_manifest, read_parquet
+from vitrail.data.quarantine import Quarantine, read_quarantine
 from vitrail.data.split import split_by_content
 from vitrail.data.stores import FileSource, Source, Subset, label_indices, printable
 from vitrail.errors import DataError, UnknownName, close_matches
@@ -26,13 +28,15 @@ from vitrail.errors import DataError, UnknownName, close_matches
 __all__ = ["Dataset", "Source", "list_images", "open_dataset"]
 
 BUILT_IN = ("digits",)
+_NAMED = 5  # unknown images that an error lists
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set and its splits, which are called train, val and test; `whole` is all of it.
 
-    `declared` tells whether the data came with splits; otherwise they were made by content hash.
+    `declared` tells whether the data came with splits; otherwise they were made by content hash. The images that
+    `left_out` names are in none of them.
     """
 
     name: str
@@ -40,6 +44,7 @@ class Dataset:
     splits: dict[str, Source]
     declared: bool
     whole: Source
+    left_out: "LeftOut | None" = None
 
     def split(self, name: str) -> Source:
         """The split of that name. Raises UnknownName."""
@@ -68,20 +73,39 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over the splits: the same for the same data, split the same way."""
+        """sha256 over the splits: the same for the same data, split the same way, whatever is left out of them."""
+        if self.left_out is not None:
+            return self.left_out.fingerprint
         text = "\n".join(f"{name} {source.fingerprint}" for name, source in self.splits.items())
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def open_dataset(data: str | Path, *, val_share: float = 0.2) -> Dataset:
+@dataclass(frozen=True)
+class LeftOut:
+    """What a quarantine list took away: how many images of each split, and the fingerprint of all that there was."""
+
+    quarantine: Quarantine
+    images: dict[str, int]
+    fingerprint: str
+
+
+def open_dataset(data: str | Path, *, val_share: float = 0.2, quarantine: str | Path | None = None) -> Dataset:
     """The data set at a path, or a built-in one by its name ("./digits" is a path).
 
     Data without splits, or with nothing but train, are split by content hash: `val_share` of each class is held out.
+    `quarantine`: a list of images to leave out after they were split, so that it moves no other image between splits.
     Labels are sorted names; a Parquet file that declares its classes keeps their order. Raises DataError where the data
-    cannot be used, MissingExtra where an optional package is needed.
+    or the list cannot be used, MissingExtra where an optional package is needed.
     """
     if not 0 < val_share < 1:
         raise DataError(f"val_share must lie between 0 and 1, found {val_share}")
+    listed = None if quarantine is None else read_quarantine(quarantine)
+    found = _open(data, val_share)
+    return found if listed is None else _leave_out(found, listed)
+
+
+def _open(data: str | Path, val_share: float) -> Dataset:
+    """The whole data set; see open_dataset."""
     if data == "digits":
         return _dataset("digits", Table(read_digits(), None), val_share)
     path = Path(data)
@@ -129,15 +153,53 @@ def _dataset(name: str, table: Table, val_share: float) -> Dataset:
         positions = dict(zip(("train", "val"), split_by_content(source, val_share), strict=True))
     parts: dict[str, Source] = {split: Subset(source, where) for split, where in positions.items() if len(where)}
     if "train" in parts:
-        trained = set(parts["train"].labels.tolist())
         if len(set(labels.tolist())) < 2:
             only = source.classes[int(labels[0])]
             raise DataError(f"a classifier needs at least two classes, found only {only!r} in {name}")
-        for split, part in parts.items():
-            if missing := sorted(set(part.labels.tolist()) - trained):
-                names = ", ".join(repr(source.classes[label]) for label in missing[:20])
-                raise DataError(f"every class must have training images; {split} has {names}, which train lacks")
+        _check_trained(parts)
     return Dataset(name, source.classes, parts, declared, source)
+
+
+def _check_trained(parts: dict[str, Source], remedy: str = "") -> None:
+    """Raises DataError where a class is measured that is not trained on."""
+    trained = set(parts["train"].labels.tolist())
+    for split, part in parts.items():
+        if missing := sorted(set(part.labels.tolist()) - trained):
+            names = ", ".join(repr(part.classes[label]) for label in missing[:20])
+            raise DataError(f"every class must have training images; {split} has {names}, which train lacks{remedy}")
+
+
+def _leave_out(dataset: Dataset, listed: Quarantine) -> Dataset:
+    """The data set without the listed images. Raises DataError for ids that it lacks, or where too little is left."""
+    ids = [dataset.whole.id(index) for index in range(len(dataset.whole))]
+    if unknown := sorted(listed.ids - set(ids)):
+        shown = ", ".join(repr(name) for name in unknown[:_NAMED]) + (", ..." if len(unknown) > _NAMED else "")
+        raise DataError(
+            f"every image of a quarantine list must be one of the data's, but {len(unknown)} of {len(listed.ids)} on "
+            f"{listed.path} are not in {dataset.name}: {shown}{_near(unknown[0], ids)}; mend the list, or make a "
+            "new one with `vitrail data check`"
+        )
+    stays = np.array([name not in listed.ids for name in ids], dtype=bool)
+    parts: dict[str, Source] = {}
+    counts: dict[str, int] = {}
+    for split, part in dataset.splits.items():
+        kept = np.array([part.id(index) not in listed.ids for index in range(len(part))], dtype=bool)
+        counts[split] = int((~kept).sum())
+        if kept.any():
+            parts[split] = Subset(part, np.flatnonzero(kept))
+    emptied = [split for split in dataset.splits if split not in parts]
+    if emptied:
+        raise DataError(f"the quarantine list {listed.path} leaves no image in {' and '.join(emptied)}: shorten it")
+    if "train" in parts:
+        _check_trained(parts, f" once {listed.path} is left out: shorten the list")
+    left_out = LeftOut(listed, counts, dataset.fingerprint)
+    return replace(dataset, splits=parts, whole=Subset(dataset.whole, np.flatnonzero(stays)), left_out=left_out)
+
+
+def _near(name: str, ids: Sequence[str]) -> str:
+    """The id that is most like the name, in brackets; nothing where none is, or where there are too many to look."""
+    near = difflib.get_close_matches(name, ids, n=1, cutoff=0.8) if len(ids) <= 20_000 else []
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _read_folder(root: Path) -> Table:

@@ -100,7 +100,8 @@ def rate_chart(
     """Two curves of (learning rate, loss) over a logarithmic axis, with a line at the rate `mark`."""
     decades = [math.log10(x) for x, _ in losses]
     low, high = math.floor(min(decades) + 1e-9), math.ceil(max(decades) - 1e-9)
-    across = Axis(low, max(high, low + 1), LEFT, WIDTH - RIGHT, tuple(range(low, max(high, low + 1) + 1)))
+    ticks = tuple(float(t) for t in range(low, max(high, low + 1) + 1))
+    across = Axis(ticks[0], ticks[-1], LEFT, WIDTH - RIGHT, ticks)
     up = axis([y for _, y in (*losses, *smoothed)], HEIGHT - BOTTOM, TOP, most=4, floor=0.0)
     bottom = HEIGHT - BOTTOM
     parts = [_line("grid", LEFT, up.at(t), WIDTH - RIGHT, up.at(t)) for t in up.ticks]

@@ -171,13 +171,16 @@ def evaluate_each(
     return report, _image_results(found, part.source, classifier.labels)
 
 
-def open_as_trained(data: str | Path, record: Mapping[str, Any]) -> Dataset:
+def open_as_trained(data: str | Path, record: Mapping[str, Any], quarantine: str | Path | None = None) -> Dataset:
     """The data set at a path. Data without splits are split as the training of `record` split its own.
 
-    With another share the held-out part would be another one and hold images that were trained on.
+    With another share the held-out part would be another one and hold images that were trained on. `quarantine`: a list
+    of images to leave out.
     """
     share = _table(_table(record, "recipe"), "data").get("val_share")
-    return open_dataset(data, val_share=share) if isinstance(share, float) else open_dataset(data)
+    if not isinstance(share, float):
+        return open_dataset(data, quarantine=quarantine)
+    return open_dataset(data, val_share=share, quarantine=quarantine)
 
 
 def choose_part(data: str | Path | Dataset | Source, split: str | None, record: Mapping[str, Any]) -> Part:
@@ -196,8 +199,21 @@ def choose_part(data: str | Path | Dataset | Source, split: str | None, record: 
     held_out = split not in ("all", "train")
     if trained_here and not held_out:
         note = "the model was trained on some of these images, so new ones will score lower"
+    if left_out := _left_out(data, split, record if trained_here else {}):
+        note = f"{note}; {left_out}" if note else left_out
     source = data.whole if split == "all" else data.split(split)
     return Part(source, printable(data.name), split, held_out, note)
+
+
+def _left_out(data: Dataset, split: str, record: Mapping[str, Any]) -> str:
+    """What a quarantine list did to the images that are counted, or to those that were trained on."""
+    if data.left_out is not None:
+        images = data.left_out.images
+        count = sum(images.values()) if split == "all" else images[split]
+        return f"{count:,} images are left out by the quarantine list {printable(data.left_out.quarantine.path)}"
+    if listed := _table(_table(record, "data"), "quarantine"):
+        return f"its training left images out by the list {printable(str(listed.get('file')))}, which are counted here"
+    return ""
 
 
 def match_classes(classes: tuple[str, ...], labels: LabelSet) -> list[int]:

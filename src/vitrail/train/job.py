@@ -93,6 +93,25 @@ class Plan:
     teacher: Teacher | None
 
 
+def rehearsal(plan: Plan) -> Job:
+    """The plan as a job that has no run folder, for what only tries some steps."""
+    device, steps = find_device(), total_steps(plan.recipe, len(plan.dataset.split("train")))
+    precision = find_precision(plan.recipe.precision, device)
+    return Job(
+        plan.dataset,
+        plan.recipe,
+        plan.start,
+        Path(),
+        steps,
+        precision,
+        device,
+        {},
+        lambda news: None,
+        find_counts(plan),
+        plan.teacher,
+    )
+
+
 def find_counts(plan: Plan) -> list[int] | None:
     """Training images of each class, where the recipe asks for them."""
     if not needs_counts(plan.recipe.optim) and plan.recipe.data.sampler != "balanced":
@@ -120,7 +139,7 @@ def choose(
     if name in FROM_SCRATCH and weights:
         raise ConfigError(f"the recipe {name} starts from random weights: leave out --weights, or use finetune")
     changes = parse_changes(overrides)
-    dataset = open_dataset(data, val_share=_val_share(changes))
+    dataset = open_dataset(data, val_share=_val_share(changes), quarantine=_quarantine(changes))
     dataset.validation  # noqa: B018  # without held-out images a run could only end in an error
     start = find_start(weights, model, dataset.classes) if weights else None
     base = start.model.config if start else find_model(model) if model else None
@@ -146,12 +165,16 @@ def choose(
 def describe(plan: Plan, precision: Precision, device: torch.device) -> dict[str, Any]:
     """run.json as it is when a run begins. The identity leaves out what cannot change the result."""
     dataset, recipe, start, teacher = plan.dataset, plan.recipe, plan.start, plan.teacher
-    settings = recipe.model_dump(mode="json", exclude={"expected": True, "tensorboard": True, "data": {"workers"}})
+    settings = recipe.model_dump(
+        mode="json", exclude={"expected": True, "tensorboard": True, "data": {"workers", "quarantine"}}
+    )
+    left_out = dataset.left_out
     return {
         "version": 1,
         IDENTITY: {
             "recipe": settings,
             "data": dataset.fingerprint,
+            "quarantine": left_out.quarantine.sha256 if left_out else None,  # its content: the list may be moved
             "weights": start.sha256 if start else None,
             "teacher": teacher.sha256 if teacher else None,
         },
@@ -163,6 +186,13 @@ def describe(plan: Plan, precision: Precision, device: torch.device) -> dict[str
             "declared": dataset.declared,
             "val_share": recipe.data.val_share,
             "classes": len(dataset.classes),
+            "quarantine": {
+                "file": left_out.quarantine.path,
+                "sha256": left_out.quarantine.sha256,
+                "left_out": left_out.images,
+            }
+            if left_out
+            else None,
         },
         "started_from": start.source if start else None,
         "teacher": {"source": teacher.source, "sha256": teacher.sha256} if teacher else None,
@@ -178,3 +208,10 @@ def _val_share(changes: Mapping[str, Any]) -> float:
     if isinstance(share, int | float) and 0 < share < 1:
         return float(share)
     raise ConfigError(f"data.val_share: should be greater than 0 and less than 1, found {json.dumps(share)}")
+
+
+def _quarantine(changes: Mapping[str, Any]) -> str | None:
+    path = changes.get("data.quarantine")
+    if path is None or isinstance(path, str):
+        return path
+    raise ConfigError(f"data.quarantine: should be the name of a file, found {json.dumps(path, default=str)}")

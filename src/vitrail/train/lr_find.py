@@ -11,10 +11,9 @@ from pydantic import Field
 from vitrail.config import Config
 from vitrail.data.loader import TrainLoader
 from vitrail.errors import ConfigError
-from vitrail.train.job import Job, choose, find_counts, find_device
-from vitrail.train.loop import find_precision, step_that_fits
+from vitrail.train.job import Job, choose, rehearsal
+from vitrail.train.loop import step_that_fits
 from vitrail.train.run import make_objective, new_state
-from vitrail.train.settings import total_steps
 from vitrail.train.solve import solve_head
 
 LOWEST, HIGHEST = 1e-6, 10.0
@@ -72,24 +71,9 @@ def find_lr(
     if steps < FEWEST:
         raise ConfigError(f"a range test needs at least {FEWEST} steps, found {steps}")
     plan = choose(data, model, weights, recipe, seed, overrides)
-    total = total_steps(plan.recipe, len(plan.dataset.split("train")))
-    if not total:
+    job = rehearsal(plan)
+    if not job.steps:
         raise ConfigError(f"the recipe {plan.recipe.name} takes no steps, so it has no rate to find: choose another")
-    device = find_device()
-    precision = find_precision(plan.recipe.precision, device)
-    job = Job(
-        plan.dataset,
-        plan.recipe,
-        plan.start,
-        Path(),
-        total,
-        precision,
-        device,
-        {},
-        lambda news: None,
-        find_counts(plan),
-        plan.teacher,
-    )
     points, diverged = sweep(job, steps, notify)
     best = suggest(points)
     return LrFinding(

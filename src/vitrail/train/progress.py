@@ -40,7 +40,8 @@ def print_line(progress: Progress) -> None:
             return
         print(step_line(p), flush=True)
     elif p.kind == "epoch":
-        print(f"epoch {p.epoch:.1f}/{p.epochs:.4g}  held-out top-1 {100 * (p.top1 or 0.0):.2f} %", flush=True)
+        epoch = f"epoch {p.epoch:.1f}/{p.epochs:.4g}  " if p.epochs else ""
+        print(f"{epoch}held-out top-1 {100 * (p.top1 or 0.0):.2f} %", flush=True)
     elif p.text:
         print(p.text, flush=True)
 

@@ -255,7 +255,7 @@ def vit(recipe: str, base: ModelConfig | None, default: str) -> ViTConfig:
     return model
 
 
-def warm_up(summary: DataSummary, epochs: float, batch: int, published: int = 10_000) -> int:
+def warm_up(summary: DataSummary, epochs: int, batch: int, published: int = 10_000) -> int:
     """Steps of warm-up: as published, or a ninth of a run too short for that."""
     return min(published, math.ceil(epochs * summary.n_train / batch / 9))
 

@@ -349,6 +349,10 @@ def opening(job: Job, state: TrainState) -> str:
         f"{trained if recipe.lora.rank else ''} at "
         f"{rows} x {cols} px, {job.steps:,} steps ({job.epochs:.4g} epochs) in {job.precision}."
     )
+    if job.dataset.left_out:
+        listed, images = job.dataset.left_out.quarantine, job.dataset.left_out.images
+        each = ", ".join(f"{count:,} of {split}" for split, count in images.items() if count)
+        text += f" {listed.path} leaves out {sum(images.values()):,} images{f': {each}' if each else ''}."
     if job.teacher:
         text += f" Its teacher is {job.teacher.source}."
     if recipe.expected:

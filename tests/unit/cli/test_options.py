@@ -7,10 +7,12 @@ from vitrail.cli import build
 
 OPTIONS = {
     "demo": ["--out", "--seed"],
+    "data": ["ACTION", "DATA", "--model", "--out", "--quarantine-labels", "--json"],
     "train": ["DATA", "--model", "--weights", "--recipe", "--out", "--seed", "--set"],
     "lr-find": ["DATA", "--model", "--weights", "--recipe", "--seed", "--set", "--steps", "--html", "--json"],
+    "batch-find": ["DATA", "--model", "--weights", "--recipe", "--seed", "--set", "--json"],
     "probe": ["MODEL", "DATA", "--model", "--method", "--shots", "--seeds", "--json"],
-    "evaluate": ["MODEL", "DATA", "--model", "--split", "--protocol", "--json", "--html", "--csv"],
+    "evaluate": ["MODEL", "DATA", "--model", "--split", "--protocol", "--quarantine", "--json", "--html", "--csv"],
     "report": ["RUN", "--json", "--html"],
     "predict": ["MODEL", "IMAGE_OR_FOLDER", "--model", "--top", "--json", "--csv"],
     "convert": ["SOURCE", "OUT", "--to", "--model", "--image-size", "--allow-loss"],

@@ -334,6 +334,39 @@ def test_every_fault_of_a_save_leaves_a_whole_newest_checkpoint(kind: str, tmp_p
     assert outcomes[-1] == "saved" and len(outcomes) > 12
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_process_that_ends_at_any_operation_leaves_a_whole_newest_checkpoint(tmp_path: Path) -> None:
+    """The process is gone at the k-th operation (no handler runs, no file is flushed), for k = 1, 2, ... until none."""
+    states = [advance(new(), step) for step in (1, 2, 3)]
+    before, after = digest(states[1]), digest(states[2])
+    base = tmp_path / "base"
+    for state in states[:2]:
+        save_checkpoint(base, state, {})
+    codes = []
+    for k in range(1, 100):
+        folder = tmp_path / str(k)
+        shutil.copytree(base, folder)
+        if (child := os.fork()) == 0:
+            try:
+                torch.set_num_threads(1)
+                fail_at(pytest.MonkeyPatch(), k, lambda: os._exit(9))
+                save_checkpoint(folder, states[2], {})
+            finally:
+                os._exit(0)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        found = new()
+        heard, tell = listen()
+        resume(folder, found, tell)
+        assert heard == [] and digest(found) == (before if found.step == 2 else after)
+        save_checkpoint(folder, states[2], {})  # and the run goes on from there
+        assert [p.name for p in sorted(folder.iterdir())] == ["step-00000002", "step-00000003"]
+        if codes[-1] == 0:
+            break
+    assert codes[-1] == 0 and set(codes[:-1]) == {9} and len(codes) > 12
+    assert found.step == 3
+
+
 def test_a_failed_save_gives_its_room_back(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, advance(new(), 1), {})
     with pytest.MonkeyPatch.context() as patch:
