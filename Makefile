@@ -29,7 +29,7 @@ check: $(DEV) ## style, types and the import rules
 test-fast: $(DEV)
 	@$(BIN)/python -P -c 'import sys, pathlib, vitrail; here = pathlib.Path("src/vitrail").resolve(); \
 	  found = pathlib.Path(vitrail.__file__).resolve().parent; sys.exit(found != here and f"the tests would import {found}, not {here}")'
-	$(BIN)/python -m pytest -m 'not slow and not compile' --jaxtyping-packages=vitrail,beartype.beartype
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow and not compile' --jaxtyping-packages=vitrail,beartype.beartype
 
 test-compile: $(DEV)
 	$(BIN)/python -m pytest -m 'compile and not slow'

@@ -76,7 +76,7 @@ def test_ctrl_c_saves_and_the_same_command_continues(photos: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["{photos}", "--recipe", "fintune"], "unknown recipe 'fintune'; did you mean 'finetune'?"),
+        (["{photos}", "--recipe", "fintune"], "unknown recipe 'fintune'; did you mean 'finetune' or"),
         (
             ["{photos}", "--recipe", "finetune"],
             "the recipe finetune starts from trained weights: name some with --weights",

@@ -71,6 +71,7 @@ OPTIONS: list[dict[str, Any]] = [
 WITHOUT_A_TWIN: list[dict[str, Any]] = [
     {"pre_logits": 12},
     {"pool": "token_gap"},
+    {"pool": "token_gap", "pool_blocks": 2},
     {"position": "sincos2d"},
     {"norm_eps": 1e-12},
     {"norm_before": True},

@@ -92,7 +92,7 @@ def _run(arguments: list[str]) -> int:
     except cyclopts.CycloptsError as error:
         from vitrail.cli.mistakes import sentence
 
-        return _mistake(sentence(error, [verb.__name__ for verb in VERBS]))
+        return _mistake(sentence(error, [verb.__name__.replace("_", "-") for verb in VERBS]))
     except KeyboardInterrupt as stop:
         print(f"vitrail: stopped{_after(stop)}", file=sys.stderr)
         return INTERRUPTED

@@ -84,7 +84,8 @@ def test_a_reader_that_went_away_is_quiet(monkeypatch: pytest.MonkeyPatch, capsy
         (
             "trian",
             "unknown command 'trian'; did you mean 'train'? "
-            "Choices: demo, train, evaluate, predict, convert, inspect, models",
+            "Choices: demo, data, train, lr-find, batch-find, evaluate, probe, report, predict, convert, inspect, "
+            "models",
         ),
         ("--versoin", "unknown option '--versoin'; did you mean '--version'? Choices: --help, --version"),
         ("train", "DATA is missing; see: vitrail train --help"),
