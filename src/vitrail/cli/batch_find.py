@@ -5,32 +5,18 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from vitrail.cli.output import check, write
-from vitrail.cli.values import File, Name, Whole
+from vitrail.cli.values import Data, File, Model, RecipeName, Seed, Settings, Weights
 
 
 def batch_find(
-    data: Annotated[
-        str, Parameter(name="DATA", help="A folder of class folders, a CSV, JSONL or Parquet manifest, or `digits`.")
-    ],
+    data: Data,
     /,
     *,
-    model: Annotated[Name | None, Parameter(help="Architecture by name; see `vitrail models`.")] = None,
-    weights: Annotated[
-        str | None, Parameter(metavar="SOURCE", help="Weights to start from, as for `vitrail train`.")
-    ] = None,
-    recipe: Annotated[
-        str | None, Parameter(help="The recipe; by default finetune with --weights, scratch_small without.")
-    ] = None,
-    seed: Annotated[Whole, Parameter(help="Seed of everything random.")] = 0,
-    set_: Annotated[
-        tuple[str, ...],
-        Parameter(
-            name="--set",
-            metavar="FIELD=VALUE",
-            show_default=False,
-            help="Change one field of the recipe; may be given many times.",
-        ),
-    ] = (),
+    model: Model = None,
+    weights: Weights = None,
+    recipe: RecipeName = None,
+    seed: Seed = 0,
+    set_: Settings = (),
     json: Annotated[File | None, Parameter(help="Write the numbers as JSON to this file; - for stdout.")] = None,
 ) -> None:
     """Find how many images a training step computes at once: what fits in memory, and what is fastest.
@@ -38,8 +24,10 @@ def batch_find(
     Takes what `vitrail train` takes. Nothing is kept but what --json asks for.
     """
     from vitrail.cli.table import show
+    from vitrail.train.allocator import keep_freed_memory
     from vitrail.train.batch_find import find_batch
 
+    keep_freed_memory()  # as `vitrail train` does
     check({"--json": json})
     found = find_batch(data, model=model, weights=weights, recipe=recipe, seed=seed, overrides=set_)
     if json != "-":

@@ -5,39 +5,21 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from vitrail.cli.values import Name, Whole
+from vitrail.cli.values import Data, Model, RecipeName, Seed, Settings, Weights
 
 
 def train(
-    data: Annotated[
-        str, Parameter(name="DATA", help="A folder of class folders, a CSV, JSONL or Parquet manifest, or `digits`.")
-    ],
+    data: Data,
     /,
     *,
-    model: Annotated[Name | None, Parameter(help="Architecture by name; see `vitrail models`.")] = None,
-    weights: Annotated[
-        str | None,
-        Parameter(
-            metavar="SOURCE",
-            help="Weights to start from: a run or model folder, a weights file (with --model), a Hugging Face id.",
-        ),
-    ] = None,
-    recipe: Annotated[
-        str | None, Parameter(help="How to train; by default finetune with --weights, scratch_small without.")
-    ] = None,
+    model: Model = None,
+    weights: Weights = None,
+    recipe: RecipeName = None,
     out: Annotated[
         str | None, Parameter(metavar="RUN", help="The run folder; by default runs/DATA-RECIPE-seedN.")
     ] = None,
-    seed: Annotated[Whole, Parameter(help="Seed of everything random.")] = 0,
-    set_: Annotated[
-        tuple[str, ...],
-        Parameter(
-            name="--set",
-            metavar="FIELD=VALUE",
-            show_default=False,
-            help="Change one field of the recipe, as in optim.lr=0.0005; may be given many times.",
-        ),
-    ] = (),
+    seed: Seed = 0,
+    set_: Settings = (),
 ) -> None:
     """Train a Vision Transformer on your photos, from scratch or from published weights, and measure it.
 

@@ -36,3 +36,29 @@ Whole = Annotated[int, Parameter(converter=whole, metavar="N", allow_leading_hyp
 File = Annotated[str, Parameter(converter=file, metavar="FILE", allow_leading_hyphen=True)]
 Pixels = Annotated[tuple[int, int], Parameter(converter=pixels, metavar="ROWSxCOLS", n_tokens=1)]
 Name = Annotated[str, Parameter(metavar="NAME")]
+
+# What every verb that trains takes, and says of it.
+Data = Annotated[
+    str, Parameter(name="DATA", help="A folder of class folders, a CSV, JSONL or Parquet manifest, or `digits`.")
+]
+Model = Annotated[Name | None, Parameter(help="Architecture by name; see `vitrail models`.")]
+Weights = Annotated[
+    str | None,
+    Parameter(
+        metavar="SOURCE",
+        help="Weights to start from: a run or model folder, a weights file (with --model), a Hugging Face id.",
+    ),
+]
+RecipeName = Annotated[
+    str | None, Parameter(help="How to train; by default finetune with --weights, scratch_small without.")
+]
+Seed = Annotated[Whole, Parameter(help="Seed of everything random.")]
+Settings = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--set",
+        metavar="FIELD=VALUE",
+        show_default=False,
+        help="Change one field of the recipe, as in optim.lr=0.0005; may be given many times.",
+    ),
+]

@@ -38,7 +38,7 @@ def sigmoid_cross_entropy(
     logits: Logits, labels: Labels | SoftLabels, smoothing: float = 0.0, weights: Float[Tensor, " K"] | None = None
 ) -> Float[Tensor, " B"]:
     """One yes-or-no question a class: binary cross entropy of each image summed over the K classes, in nats
-    (big_vision, sigmoid_xent). Over K, it is the mean that DeiT III minimises.
+    (big_vision, sigmoid_xent). Over K, it is the mean of DeiT III, which counts every mixed class as a whole one.
 
     `labels` are class indices, rows of class probabilities, or rows of zeros and ones where an image has any number of
     classes. Label smoothing moves the share `smoothing` of each row evenly to all K classes, which for one class is
