@@ -3,25 +3,35 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vitrail.config import Preprocess
 from vitrail.data.decode import DecodePolicy, decode
-from vitrail.data.preprocess import preprocess
+from vitrail.data.preprocess import Fitted, fit, preprocess, to_model
 from vitrail.errors import ImageError, WeightsError
 from vitrail.models.build import Network
-from vitrail.types import ImageLike, Images, LabelSet, Logits, Prediction
+from vitrail.types import ImageLike, Images, LabelSet, Logits, Pixels, Prediction
 from vitrail.weights.load import load_weights
+
+
+class Engine(Protocol):
+    """What computes the logits of a Classifier; `name` says which, as in `openvino-bfloat16`."""
+
+    name: str
+
+    def __call__(self, pixels: UInt8[Tensor, "B 3 H W"]) -> Logits:
+        """Logits (B K, float32, on the CPU) of images that `fit` has brought to the model's size."""
 
 
 class Classifier:
     """The one object that evaluation, prediction, explanation, export and serving accept.
 
-    `record` is what the training run stored with the weights (empty for weights from elsewhere).
+    `record` is what the training run stored with the weights (empty for weights from elsewhere). `engine` computes the
+    logits of pixels in place of the model itself, which stays for what looks inside.
     """
 
     def __init__(
@@ -31,6 +41,7 @@ class Classifier:
         labels: LabelSet,
         record: Mapping[str, Any] | None = None,
         device: str | torch.device | None = None,
+        engine: Engine | None = None,
     ) -> None:
         if len(labels) != model.config.classes:
             raise WeightsError(f"the model has {model.config.classes} classes, the labels name {len(labels)}")
@@ -41,6 +52,7 @@ class Classifier:
         self.preprocess = preprocess
         self.labels = labels
         self.record: Mapping[str, Any] = record or {}
+        self.engine = engine
 
     @torch.inference_mode()
     def logits(self, images: Images) -> Logits:
@@ -48,12 +60,18 @@ class Classifier:
         weight = next(self.model.parameters())
         return self.model(images.to(weight.device, weight.dtype)).cpu()
 
+    def scores(self, pixels: UInt8[Tensor, "B 3 H W"]) -> Logits:
+        """Logits (B K) on the CPU of pixels that `fit` has brought to the model's size, by the engine."""
+        return self.logits(to_model(pixels, self.preprocess)) if self.engine is None else self.engine(pixels)
+
+    def fit(self, image: ImageLike, policy: DecodePolicy | None = None) -> Fitted:
+        """A file, its bytes, or decoded pixels (3 H W, uint8), decoded, resized and cropped. ImageError if
+        unreadable."""
+        return fit(self._pixels(image, policy), self.preprocess)
+
     def prepare(self, image: ImageLike, policy: DecodePolicy | None = None) -> Float[Tensor, "3 H W"]:
         """The model's input for a file, its bytes, or decoded pixels (3 H W, uint8). ImageError if unreadable."""
-        if isinstance(image, Tensor):
-            return preprocess(image, self.preprocess)
-        data = image if isinstance(image, bytes) else read_bytes(Path(image))
-        return preprocess(decode(data, policy or DecodePolicy()), self.preprocess)
+        return preprocess(self._pixels(image, policy), self.preprocess)
 
     def predict(self, images: ImageLike | Sequence[ImageLike], top: int = 5, batch_size: int = 32) -> list[Prediction]:
         """The `top` most probable classes of each image; an unreadable one carries its reason in `error`."""
@@ -66,16 +84,21 @@ class Classifier:
             names = [_name(image, start * batch_size + i) for i, image in enumerate(batch)]
             inputs: list[Tensor | str] = [self._prepare_or_reason(image) for image in batch]
             ready = [x for x in inputs if isinstance(x, Tensor)]
-            logits = self.logits(torch.stack(ready)) if ready else torch.empty(0, len(self.labels))
+            logits = self.scores(torch.stack(ready)) if ready else torch.empty(0, len(self.labels))
             rows = iter(logits.softmax(dim=-1, dtype=torch.float64))
             for name, value in zip(names, inputs, strict=True):
                 yield Prediction(name, error=value) if isinstance(value, str) else self._ranked(name, next(rows), top)
 
     def _prepare_or_reason(self, image: ImageLike) -> Tensor | str:
         try:
-            return self.prepare(image)
+            return self.fit(image)
         except ImageError as error:
             return error.reason
+
+    def _pixels(self, image: ImageLike, policy: DecodePolicy | None) -> Pixels:
+        if isinstance(image, Tensor):
+            return image
+        return decode(image if isinstance(image, bytes) else read_bytes(Path(image)), policy or DecodePolicy())
 
     def _ranked(self, name: str, probabilities: Float[Tensor, " K"], top: int) -> Prediction:
         values, indices = probabilities.topk(min(top, len(probabilities)))
