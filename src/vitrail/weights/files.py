@@ -48,7 +48,8 @@ def read_headers(path: Path) -> dict[str, Tensor]:
 def read_file(path: Path) -> dict[str, Tensor]:
     """All tensors of a file. WeightsError on anything odd, NaN and infinite numbers included."""
     read_headers(path)
-    tensors = _guarded(path, {".npz": _read_npz, ".safetensors": load_file})
+    readers: dict[str, Callable[[Path], dict[str, Tensor]]] = {".npz": _read_npz, ".safetensors": load_file}
+    tensors = _guarded(path, readers)
     broken = [key for key, t in tensors.items() if t.dtype in FLOATS and not bool(torch.isfinite(t).all())]
     if broken:
         raise WeightsError(f"{path.name} holds NaN or infinite numbers in {', '.join(broken)}")
