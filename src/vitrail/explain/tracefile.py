@@ -18,7 +18,6 @@ from pydantic import Field, PositiveInt, ValidationError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from vitrail import __version__
 from vitrail.config import Config, Preprocess, Size, ViTConfig
 from vitrail.data.preprocess import to_model
 from vitrail.errors import ImageError, WeightsError, config_error
@@ -50,7 +49,7 @@ class TraceInfo(Config):
     """What a trace is of. `size`: (rows, cols) of the photo before preprocessing; `parts`: of the blocks, in order."""
 
     version: Literal[1] = 1
-    vitrail: str = __version__
+    vitrail: str = version("vitrail")
     model: str
     image: str
     size: Size
