@@ -52,9 +52,7 @@ def lut(table: str = "viridis") -> UInt8[Tensor, "256 3"]:
     return curve.round().clamp(0, 255).to(torch.uint8)
 
 
-def colour(
-    values: Float[Tensor, "*S"], low: float, high: float, table: str = "viridis"
-) -> UInt8[Tensor, "*S 3"]:
+def colour(values: Float[Tensor, "*S"], low: float, high: float, table: str = "viridis") -> UInt8[Tensor, "*S 3"]:
     """The colour of each value on the scale low..high; values beyond an end have its colour.
 
     ValueError for NaN or infinite values, and for a scale without extent.

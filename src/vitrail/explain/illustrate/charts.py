@@ -63,12 +63,12 @@ def fall_bar(start: float, end: float, low: float, high: float) -> Markup:
     )
 
 
-def share_bar(share: float, rank: int = 0) -> Markup:
+def share_bar(share: float) -> Markup:
     """A share of one as a bar."""
     return _svg(
         200.0,
         12.0,
-        f'<rect class="rest" width="200" height="12"/><rect class="part c{rank}" width="{200 * share:.1f}" height="12"/>',
+        f'<rect class="rest" width="200" height="12"/><rect class="part" width="{200 * share:.1f}" height="12"/>',
         "share",
         stretch=True,
     )
@@ -86,7 +86,9 @@ def band_chart(value: float, low: float, high: float) -> Markup:
     )
 
 
-def curve_chart(removed: Sequence[float], curve: Sequence[float], low: Sequence[float], high: Sequence[float]) -> Markup:
+def curve_chart(
+    removed: Sequence[float], curve: Sequence[float], low: Sequence[float], high: Sequence[float]
+) -> Markup:
     """Probability over the share of patches that have gone, with the band of random maps."""
     width, height = 200.0, 64.0
 

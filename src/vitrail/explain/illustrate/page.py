@@ -1,4 +1,4 @@
-"""The walk as one HTML page: nothing outside it is needed, every name is escaped, every number says where it comes from.
+"""The walk as one HTML page: it needs nothing else, every name is escaped, every number says where it comes from.
 
 The same bytes for the same walk. Scripts and styles are named in the page's own rule (a content security policy) by
 their hashes, so nothing else can run in it.
@@ -7,6 +7,7 @@ their hashes, so nothing else can run in it.
 import base64
 import hashlib
 import json
+from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from vitrail import __version__
 from vitrail.errors import UnknownName
 from vitrail.explain.illustrate import charts, views
 from vitrail.explain.illustrate.numbers import Numbers, given
@@ -83,7 +83,7 @@ def render(walk: Walk, language: str = "en") -> str:
         "steps": STEPS,
         "state": chosen,
         "payload": Markup(_data(payload(walk, numbers, chosen))),
-        "version": __version__,
+        "version": metadata.version("vitrail"),
         "torch_version": torch.__version__,
     }
     for part in (views.frame, views.entry, views.inside, views.why):

@@ -35,12 +35,11 @@ class Terms:
 def terms(model: ViT, images: Images, record: Trace, patch: int) -> Terms:
     """The Terms of all patches and of the FILTERS filters that answer the patches most variedly."""
     embedding = model.patch_embedding
-    seen = images if model.stem is None else model.stem.features(images)
+    seen = images if record.stem is None else record.stem
     size = (model.config.patch_size[0], model.config.patch_size[1])
     rows, cols = model.config.grid[0] * size[0], model.config.grid[1] * size[1]
     inputs = patchify(seen[:, :, :rows, :cols], size)[0]  # P N
     values = record.patches
-    assert values is not None
     chosen = values[0].var(dim=0, unbiased=False).topk(min(FILTERS, model.config.width)).indices.sort().values
     weights = embedding.weight[chosen].flatten(1)
     first = int(values[0, patch, chosen].abs().argmax())

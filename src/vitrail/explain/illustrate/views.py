@@ -13,7 +13,7 @@ from vitrail.explain.illustrate.numbers import Numbers
 from vitrail.explain.illustrate.payload import queries
 from vitrail.explain.illustrate.state import say, token_name
 from vitrail.explain.illustrate.walk import TOP, Walk
-from vitrail.explain.render import lut
+from vitrail.explain.render import data_address, lut
 
 LINES = 6  # classes in the chart of the lens
 UNITS = {"share of attention": "unit.share", "logits": "unit.logits", "logits a unit": "unit.slope", "none": ""}
@@ -27,7 +27,6 @@ def scales(walk: Walk) -> dict[str, Tensor]:
     """The ends and marks of the page's scales, and the counts of what it lists, as tensors like all other numbers."""
     config, terms = walk.config, walk.terms
     roots = torch.arange(pictures.STEPS + 1, dtype=torch.float64)
-    assert walk.record.patches is not None
     products = walk.tensors["terms.product"].unflatten(-1, terms.weights.shape[1:]).sum(dim=2)
     kernel = terms.weights.shape[1:]
     place = torch.arange(kernel.numel())
@@ -70,7 +69,7 @@ def frame(walk: Walk, numbers: Numbers, chosen: Chosen) -> View:
         "top": order[:TOP],
         "file": walk.name,
         "source": walk.source,
-        "picture": pictures.data_address(walk.pixels),
+        "picture": data_address(walk.pixels),
         "width": width,
         "height": height,
         "small": max(width, height) <= SMALL,
@@ -105,17 +104,17 @@ def entry(walk: Walk, numbers: Numbers, chosen: Chosen) -> View:
         "shade_path": f"M0 0H{cols}V{rows}H0ZM{left:g} {top:g}V{bottom:g}H{right:g}V{top:g}Z",
         "pixel": _middle_pixel(walk),
         "stem": stem,
-        "patch_picture": pictures.data_address(patch),
+        "patch_picture": data_address(patch),
         "planes": pictures.planes(patch),
         "filter_tiles": [_tile(w, limit["filter"], stem) for w in terms.weights],
-        "input_picture": pictures.data_address(patch)
-        if one_patch is None
-        else pictures.diverging(one_patch, limit["input"]),
+        "input_picture": data_address(patch) if one_patch is None else pictures.diverging(one_patch, limit["input"]),
         "product_picture": pictures.diverging(
             pictures.folded(products) if stem else products.sum(dim=0), limit["product"]
         ),
         "term_count": terms.largest.shape[-1],
-        "term_colours": [("red", "green", "blue")[int(p) // kernel % 3] for p in terms.largest[walk.patch, terms.first]],
+        "term_colours": [
+            ("red", "green", "blue")[int(p) // kernel % 3] for p in terms.largest[walk.patch, terms.first]
+        ],
         "vector_picture": pictures.vector(walk.tensors["patches"][walk.patch], limit["vector"]),
         "vector_length": config.width,
         "limits": {"product": "scale.product", "vector": "scale.vector"},
@@ -134,7 +133,9 @@ def _positions(walk: Walk) -> View:
         "similarity_picture": pictures.diverging(here, 1.0),
         "tiles": pictures.tiles(walk.similarity, walk.config.grid),
         "near_count": min(TOP, walk.config.patches - 1),
-        "bar_unit": charts.root_bar(_colours("blue_orange"), [(0, _tick("\u22121")), (0.5, _tick("0")), (1, _tick("1"))]),
+        "bar_unit": charts.root_bar(
+            _colours("blue_orange"), [(0, _tick("\u22121")), (0.5, _tick("0")), (1, _tick("1"))]
+        ),
     }
 
 
@@ -196,7 +197,9 @@ def why(walk: Walk, numbers: Numbers, chosen: Chosen) -> View:
     bands = {kind: walk.tensors[f"auc.random.{kind}"].tolist() for kind in ("deletion", "insertion")}
     rows = []
     for place, name in enumerate(found.names):
-        bars = {k: charts.band_chart(float(walk.tensors[f"auc.{k}"][place]), band[0], band[1]) for k, band in bands.items()}
+        bars = {
+            k: charts.band_chart(float(walk.tensors[f"auc.{k}"][place]), band[0], band[1]) for k, band in bands.items()
+        }
         rows.append(
             {
                 "name": name,

@@ -13,14 +13,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vitrail.config import ResNetConfig, ViTConfig
-from vitrail.data.decode import decode
-from vitrail.data.preprocess import Window, window
+from vitrail.data.preprocess import Window, to_model, window
 from vitrail.errors import ConfigError, ImageError, UnknownName
+from vitrail.explain.decomposition import logit_lens
 from vitrail.explain.illustrate.evidence import Evidence, gather_evidence
 from vitrail.explain.illustrate.sums import Fall, Terms, fall, shuffled, terms
-from vitrail.explain.decomposition import logit_lens
 from vitrail.explain.representation import position_similarity
-from vitrail.inference import Classifier, read_bytes
+from vitrail.inference import Classifier
 from vitrail.models.cost import parameters
 from vitrail.models.trace import Trace, trace
 from vitrail.models.vit import ViT
@@ -80,13 +79,13 @@ def gather(
             "choose a Vision Transformer, or a hybrid of both"
         )
     try:
-        original = decode(read_bytes(Path(image)))
+        original = classifier.pixels(Path(image))
     except ImageError as error:
         raise ImageError(error.reason, str(image)) from error
     chosen = None if label is None else _find(classifier, label)
     pixels = classifier.fit(original)
     weight = next(model.parameters())
-    images = classifier.prepare(original)[None].to(weight.device, weight.dtype)
+    images = to_model(pixels, classifier.preprocess)[None].to(weight.device, weight.dtype)
     notify("the forward pass, every part of it kept")
     logits, record = trace(model, images, parts=PARTS)
     if not bool(logits.isfinite().all()):
@@ -97,8 +96,21 @@ def gather(
     similarity = None if model.config.position in ("none", "rope") else position_similarity(model).float()
     found_terms, found_fall = terms(model, images, record, patch), fall(model, images, record, target)
     walk = Walk(
-        *(classifier, model, Path(image).name, source, original, window(_size(original), classifier.preprocess)),
-        *(pixels, record, target, patch, similarity, found_terms, found_fall, evidence, {}),
+        classifier=classifier,
+        model=model,
+        name=Path(image).name,
+        source=source,
+        original=original,
+        window=window(_size(original), classifier.preprocess),
+        pixels=pixels,
+        record=record,
+        label=target,
+        patch=patch,
+        similarity=similarity,
+        terms=found_terms,
+        fall=found_fall,
+        evidence=evidence,
+        tensors={},
     )
     walk.tensors.update(_facts(walk), **_traced(walk, images, logits), **_depths(walk))
     walk.tensors.update(shuffled(model, images, logits), **found_terms.tensors, **found_fall.tensors)
@@ -159,7 +171,6 @@ def _traced(walk: Walk, images: Tensor, logits: Tensor) -> dict[str, Tensor]:
     probabilities = logits[0].softmax(dim=0, dtype=torch.float64)
     mean = torch.tensor(chosen.mean).view(3, 1, 1)
     levels = walk.pixels.float() / 255
-    assert record.patches is not None  # nothing was continued
     tensors = {
         "pixels": walk.pixels,
         "levels": levels,

@@ -5,16 +5,17 @@ from vitrail.explain.illustrate.words import Words
 ENTRY = {
     "image.title": Words("The image that the model sees", "模型看到的图像"),
     "image.lead": Words(
-        "The model takes images of one size only. The photo is resized, its shape kept, and the middle is cut out. Then "
-        "every colour is shifted and scaled in the way the model was trained with. What lies outside the frame the "
-        "model never sees, whatever it answers.",
-        "模型只接受一种尺寸的图像。照片先按原有比例缩放，再裁出中间部分；然后每种颜色都按训练时的方式平移和缩放。"
-        "框外的内容，无论回答是什么，模型都看不到。",
+        "The model takes images of one size only. The photo is resized, its shape kept, and the middle is cut out. "
+        "Then every colour is shifted and scaled in the way the model was trained with. What lies outside the frame "
+        "the model never sees, whatever it answers.",
+        "模型只接受一种尺寸的图像。照片先按原有比例缩放，再裁出中间部分；然后每种颜色都按训练时的方式平移和缩放。框外"
+        "的内容，无论回答是什么，模型都看不到。",
     ),
     "image.lead.squash": Words(
         "The model takes images of one size only. Both sides of the photo are resized to it, so its shape changes. "
         "Then every colour is shifted and scaled in the way the model was trained with.",
-        "模型只接受一种尺寸的图像。照片的两边都缩放到这个尺寸，因此形状会改变。然后每种颜色都按训练时的方式平移和缩放。",
+        "模型只接受一种尺寸的图像。照片的两边都缩放到这个尺寸，因此形状会改变。然后每种颜色都按训练时的方式平移和缩放"
+        "。",
     ),
     "image.original": Words(
         "The photo, {rows} × {columns} pixels. The model sees what is in the frame: {seen} of the area.",
@@ -43,22 +44,22 @@ ENTRY = {
     "patches.title": Words("Patches instead of words", "图像块代替单词"),
     "patches.lead": Words(
         "A Transformer reads a sequence. The paper makes one of an image by cutting it into squares and reading them "
-        "like words, left to right, top to bottom. Nothing tells the model that two patches are neighbours; that it has "
-        "to learn.",
-        "Transformer 读取的是序列。论文把图像切成方块，像单词一样从左到右、从上到下读取，从而得到序列。没有任何东西"
-        "告诉模型哪两个图像块相邻，这要靠它自己学会。",
+        "like words, left to right, top to bottom. Nothing tells the model that two patches are neighbours; that it "
+        "has to learn.",
+        "Transformer 读取的是序列。论文把图像切成方块，像单词一样从左到右、从上到下读取，从而得到序列。没有任何东西告"
+        "诉模型哪两个图像块相邻，这要靠它自己学会。",
     ),
     "patches.lead.stem": Words(
-        "In this hybrid a convolutional network runs first, and the patches are cut from its feature map. Each of them "
-        "stands for the square of pixels that is drawn, though the convolutions also saw what lies around it.",
+        "In this hybrid a convolutional network runs first, and the patches are cut from its feature map. Each of "
+        "them stands for the square of pixels that is drawn, though the convolutions also saw what lies around it.",
         "在这个混合模型中，先运行卷积网络，再从其特征图上切出图像块。每个图像块对应图中所画的像素方块，不过卷积也看到"
         "了它周围的内容。",
     ),
     "patches.count": Words(
         "Patches of {rows} × {columns} pixels: {down} down, {across} across, {patches} in all. With {prefix} more in "
         "front of them, the sequence has {tokens} tokens.",
-        "每块 {rows} × {columns} 像素：纵向 {down} 块，横向 {across} 块，共 {patches} 块。前面再加 {prefix} 个，序列共有 "
-        "{tokens} 个标记。",
+        "每块 {rows} × {columns} 像素：纵向 {down} 块，横向 {across} 块，共 {patches} 块。前面再加 {prefix} 个，序列"
+        "共有 {tokens} 个标记。",
     ),
     "patches.count.bare": Words(
         "Patches of {rows} × {columns} pixels: {down} down, {across} across, {patches} in all. They are the whole "
@@ -71,17 +72,17 @@ ENTRY = {
     "patches.numbers": Words("Its pixels: red, green, blue", "它的像素：红、绿、蓝"),
     "embed.title": Words("One patch becomes a vector", "一个图像块变成向量"),
     "embed.lead": Words(
-        "The linear patch embedding turns the {inputs} numbers of a patch into {width}. Each of these is one sum: every "
-        "number of the patch times its weight in a learned filter, all added up. It is the only place where the model "
-        "touches pixels.",
-        "图像块线性嵌入把每个图像块的 {inputs} 个数值变成 {width} 个。其中每一个都是一个和：图像块的每个数值乘以学到的"
-        "滤波器中对应的权重，再全部相加。模型只在这里接触像素。",
+        "The linear patch embedding turns the {inputs} numbers of a patch into {width}. Each of these is one sum: "
+        "every number of the patch times its weight in a learned filter, all added up. It is the only place where the "
+        "model touches pixels.",
+        "图像块线性嵌入把每个图像块的 {inputs} 个数值变成 {width} 个。其中每一个都是一个和：图像块的每个数值乘以学到"
+        "的滤波器中对应的权重，再全部相加。模型只在这里接触像素。",
     ),
     "embed.lead.stem": Words(
         "The linear patch embedding turns the {inputs} features of a patch into {width} numbers. Each of these is one "
         "sum: every feature times its weight in a learned filter, all added up.",
-        "图像块线性嵌入把每个图像块的 {inputs} 个特征变成 {width} 个数值。其中每一个都是一个和：每个特征乘以学到的滤波器"
-        "中对应的权重，再全部相加。",
+        "图像块线性嵌入把每个图像块的 {inputs} 个特征变成 {width} 个数值。其中每一个都是一个和：每个特征乘以学到的滤"
+        "波器中对应的权重，再全部相加。",
     ),
     "embed.filters": Words("Choose one of {count} filters", "从 {count} 个滤波器中选择"),
     "embed.filters.note": Words(
@@ -111,10 +112,11 @@ ENTRY = {
     ),
     "position.title": Words("A class token, and a sense of place", "分类标记与位置感"),
     "position.lead": Words(
-        "Before the patches comes a token that stands for no part of the image: the class token, from which the answer "
-        "will be read. Then every token gets a learned vector added that says where it is, its position embedding.",
-        "图像块之前有一个不代表图像任何部分的标记：分类标记，回答将从它读出。随后，每个标记都加上一个学到的向量，说明它"
-        "在哪里，即位置嵌入。",
+        "Before the patches comes a token that stands for no part of the image: the class token, from which the "
+        "answer will be read. Then every token gets a learned vector added that says where it is, its position "
+        "embedding.",
+        "图像块之前有一个不代表图像任何部分的标记：分类标记，回答将从它读出。随后，每个标记都加上一个学到的向量，说明"
+        "它在哪里，即位置嵌入。",
     ),
     "position.lead.patches": Words(
         "Every patch gets a vector added that says where it is, its position embedding. The answer will be read from "
@@ -122,8 +124,8 @@ ENTRY = {
         "每个图像块都加上一个说明其位置的向量，即位置嵌入。回答将从图像块本身读出。",
     ),
     "position.lead.rope": Words(
-        "This model adds no position embedding. It turns the queries and keys of each patch by angles that tell its row "
-        "and column, inside every block.",
+        "This model adds no position embedding. It turns the queries and keys of each patch by angles that tell its "
+        "row and column, inside every block.",
         "这个模型不加位置嵌入，而是在每个块内，按表示行与列的角度旋转各图像块的查询与键。",
     ),
     "position.lead.none": Words(

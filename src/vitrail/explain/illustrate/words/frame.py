@@ -7,10 +7,10 @@ FRAME = {
     "title": Words("From pixels to “{label}”", "从像素到“{label}”"),
     "deck": Words(
         "Shown {file}, the model answers {answer} and gives it {chance}. Here is the whole way from the one to the "
-        "other, in the order of the paper, on this very image. No number here is an illustration: each was computed by "
-        "this model from this image.",
-        "看到 {file}，模型回答 {answer}，并给出 {chance} 的概率。下面按照论文的顺序，在这张图像上走完从前者到后者的"
-        "全部过程。这里没有一个数字是示意：每一个都由这个模型从这张图像算出。",
+        "other, in the order of the paper, on this very image. No number here is an illustration: each was computed "
+        "by this model from this image.",
+        "看到 {file}，模型回答 {answer}，并给出 {chance} 的概率。下面按照论文的顺序，在这张图像上走完从前者到后者的全"
+        "部过程。这里没有一个数字是示意：每一个都由这个模型从这张图像算出。",
     ),
     "deck.other": Words(
         "Explained below is {label}, which the model gives {chance}.",
@@ -71,8 +71,8 @@ FRAME = {
         "hundredth of a percent and similarities to a hundredth, which is how they are printed; everything else is "
         "rounded only where it is printed. The page needs nothing but itself: no network, and scripts only for "
         "pointing and choosing.",
-        "由 vitrail {version}（torch {torch}）对 {file} 运行 {model} 的一次前向计算生成。注意力保留到百分之一个百分点，"
-        "相似度保留到百分之一，与显示的精度一致；其余数值只在显示时取整。本页不依赖任何外部内容：不联网，脚本只用于"
+        "由 vitrail {version}（torch {torch}）对 {file} 运行 {model} 的一次前向计算生成。注意力保留到百分之一个百分点"
+        "，相似度保留到百分之一，与显示的精度一致；其余数值只在显示时取整。本页不依赖任何外部内容：不联网，脚本只用于"
         "悬停和选择。",
     ),
     "end.paper": Words(

@@ -5,22 +5,24 @@ from vitrail.explain.illustrate.words import Words
 WHY = {
     "why.title": Words("Why? Maps, and what each of them is worth", "为什么？各种解释图及其可信度"),
     "why.lead": Words(
-        "Many methods paint a map of where the answer {label} comes from. They disagree, and a pretty map proves nothing. "
-        "So each of them is tested: take the patches away in the order that the map gives, the most important first. If "
-        "the map is right, the probability falls at once. Bring them back in the same order, and it rises at once.",
-        "许多方法都能画出回答 {label} 来自哪里的解释图。它们彼此不一致，而好看的图什么也证明不了。所以每一种都要接受检验："
-        "按图给出的顺序，从最重要的图像块开始逐一删除。如果图是对的，概率会立刻下降；再按同样的顺序放回，概率会立刻上升。",
+        "Many methods paint a map of where the answer {label} comes from. They disagree, and a pretty map proves "
+        "nothing. So each of them is tested: take the patches away in the order that the map gives, the most "
+        "important first. If the map is right, the probability falls at once. Bring them back in the same order, and "
+        "it rises at once.",
+        "许多方法都能画出回答 {label} 来自哪里的解释图。它们彼此不一致，而好看的图什么也证明不了。所以每一种都要接受"
+        "检验：按图给出的顺序，从最重要的图像块开始逐一删除。如果图是对的，概率会立刻下降；再按同样的顺序放回，概率会"
+        "立刻上升。",
     ),
     "why.random": Words(
-        "The last map is drawn at random. {count} such maps make the grey band: a method inside it says nothing that dice "
-        "would not.",
+        "The last map is drawn at random. {count} such maps make the grey band: a method inside it says nothing that "
+        "dice would not.",
         "最后一幅图是随机画的。{count} 幅这样的图构成灰色区间：落在区间内的方法，并不比掷骰子说出更多。",
     ),
     "why.scale": Words(
-        "One scale for all maps: each patch’s part of the map, by the side of an even share, which is 1. Blue and orange "
-        "where a method tells evidence against the class (blue) from evidence for it (orange).",
-        "所有图共用一个标尺：每个图像块在图中所占的份额，与平均份额（即 1）相比。区分支持与反对证据的方法用橙色表示支持、"
-        "蓝色表示反对。",
+        "One scale for all maps: each patch’s part of the map, by the side of an even share, which is 1. Blue and "
+        "orange where a method tells evidence against the class (blue) from evidence for it (orange).",
+        "所有图共用一个标尺：每个图像块在图中所占的份额，与平均份额（即 1）相比。区分支持与反对证据的方法用橙色表示支"
+        "持、蓝色表示反对。",
     ),
     "why.unit": Words("times an even share", "平均份额的倍数"),
     "why.here": Words("at the chosen patch", "在选定的图像块处"),
@@ -39,8 +41,8 @@ WHY = {
     "why.auc": Words(
         "The mean probability of the class (area under the curve) while patches go, and while they come back. A patch "
         "that goes leaves the sequence: the model sees no grey squares, which it has never been shown.",
-        "图像块逐个删除和逐个放回过程中，该类别概率的平均值（曲线下面积）。被删除的图像块直接离开序列：模型不会看到它从未"
-        "见过的灰色方块。",
+        "图像块逐个删除和逐个放回过程中，该类别概率的平均值（曲线下面积）。被删除的图像块直接离开序列：模型不会看到它"
+        "从未见过的灰色方块。",
     ),
     "why.both": Words("better than every random map, on both counts", "两项都优于所有随机图"),
     "why.one": Words("better than every random map on one count only", "只有一项优于所有随机图"),
@@ -48,11 +50,11 @@ WHY = {
     "why.baseline": Words("the baseline", "基线"),
     "why.agree": Words("Do they agree?", "它们一致吗？"),
     "why.agree.note": Words(
-        "Rank correlation between the maps: 1 where two put the patches in the same order, 0 where they have nothing in "
-        "common. Where methods disagree they cannot all be right about this image, and perhaps none is. Believe those "
-        "that pass the test, for this image, and read the others as questions.",
-        "各图之间的等级相关：1 表示两者对图像块的排序相同，0 表示毫无共同之处。方法不一致时，对这张图像不可能都对，"
-        "也可能都不对。就这张图像而言，相信通过检验的方法，把其余的当作疑问。",
+        "Rank correlation between the maps: 1 where two put the patches in the same order, 0 where they have nothing "
+        "in common. Where methods disagree they cannot all be right about this image, and perhaps none is. Believe "
+        "those that pass the test, for this image, and read the others as questions.",
+        "各图之间的等级相关：1 表示两者对图像块的排序相同，0 表示毫无共同之处。方法不一致时，对这张图像不可能都对，也"
+        "可能都不对。就这张图像而言，相信通过检验的方法，把其余的当作疑问。",
     ),
     "why.curve": Words("Probability while patches go", "图像块逐个删除时的概率"),
     "why.attention": Words("last attention", "最后一层注意力"),
