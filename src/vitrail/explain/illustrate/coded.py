@@ -26,7 +26,7 @@ def bytes_of(tensor: Tensor) -> dict[str, Any]:
 
 def hundredths(tensor: Tensor) -> dict[str, Any]:
     """As signed bytes of 0.01, of numbers between -1 and 1."""
-    units = (tensor.double() / SIMILARITY_UNIT).round().clamp(-127, 127).to(torch.int8)
+    units = (tensor.double() / SIMILARITY_UNIT).round().to(torch.int8)
     return _coded("i1", tensor.shape, units.cpu().contiguous().numpy().tobytes())
 
 
@@ -40,6 +40,11 @@ def shares(tensor: Float[Tensor, "L h Q T"]) -> dict[str, Any]:
     small = np.minimum(units, _ESCAPE).astype("u1")
     large = units[units >= _ESCAPE].astype("<u2")
     return _coded("shares", tensor.shape, small.tobytes()) | {"large": base64.b64encode(large.tobytes()).decode()}
+
+
+def as_carried(tensor: Tensor, unit: float) -> Tensor:
+    """What the script reads of the numbers: its pictures and those that stand without it have the same pixels."""
+    return (tensor.double() / unit).round() * unit
 
 
 def queries_that_fit(layers: int, heads: int, tokens: int, prefix: int) -> list[int]:

@@ -320,7 +320,10 @@
     for (const node of colours) if (part.contains(node)) node.replaceChildren(say(["red", "green", "blue"][Math.floor(now[`term${node.dataset.colour}`] / (height * width))]));
     for (const canvas of drawn) if (part.contains(canvas)) drawings[canvas.dataset.draw || ""](canvas, now);
     for (const node of frames) if (part.contains(node)) frame(node, node.dataset.frame === "query" ? now.query - config.prefix : now.patch);
-    if (part.contains(heads)) drawHeads(chosen);
+    if (part.contains(heads)) {
+      drawHeads(chosen);
+      readout.replaceChildren(sentence(chosen.block, chosen.head, chosen.query, now.key0));
+    }
   }
 
   /** @param {SVGElement} node @param {number} patch */
@@ -336,6 +339,7 @@
     Object.assign(state, changes);
     show(document.body, state);
     mark();
+    if ("query" in changes || "block" in changes) announce(spoken(readout));
   }
   /** @param {number} patch */
   const chosenPatch = (patch) => ({ patch, query: nearestQuery(config.prefix + patch) });
@@ -352,17 +356,21 @@
     }, Math.max(0, said + 1000 - Date.now()));
   }
 
-  /** How much one token takes from another. @param {number} block @param {number} head @param {number} key */
-  function tell(block, head, key) {
-    const sentence = say("heads.says", {
+  /** How much one token takes from another. @param {number} block @param {number} head @param {number} query @param {number} key */
+  const sentence = (block, head, query, key) =>
+    say("heads.says", {
       block: () => number(`blocks.number[${block + 1}]`, "i"),
       head: () => number(`heads.number[${head}]`, "i"),
-      query: () => tokenName(state.query),
+      query: () => tokenName(query),
       token: () => tokenName(key),
-      share: () => number(`blocks.${block}.attention[${head},${state.query},${key}]`, "p2"),
+      share: () => number(`blocks.${block}.attention[${head},${query},${key}]`, "p2"),
     });
-    announce(spoken(sentence));
-    readout.replaceChildren(sentence);
+
+  /** @param {number} block @param {number} head @param {number} key */
+  function tell(block, head, key) {
+    const words = sentence(block, head, state.query, key);
+    announce(spoken(words));
+    readout.replaceChildren(words);
   }
 
   // ---- widgets
@@ -376,10 +384,7 @@
     button.append(...cell.childNodes);
     cell.replaceWith(button);
     const canvas = canvasFor(/** @type {HTMLImageElement} */ (button.querySelector("img")));
-    button.addEventListener("click", () => {
-      choose({ block, head });
-      tell(block, head, top(looks(block, head, state.query), 1)[0]);
-    });
+    button.addEventListener("click", () => choose({ block, head }));
     button.addEventListener("pointermove", (event) => {
       const box = canvas.getBoundingClientRect();
       const [x, y] = [((event.clientX - box.left) / box.width) * canvas.width, ((event.clientY - box.top) / box.height) * canvas.height].map(Math.floor);
@@ -464,10 +469,7 @@
     grid(over, over.dataset.picker === "query" ? "heads.query" : "picker", {
       point: (patch) => show(part, { ...state, ...chosenPatch(patch) }),
       leave: () => show(part, state),
-      pick: (patch) => {
-        choose(chosenPatch(patch));
-        announce(spoken(tokenName(config.prefix + patch)));
-      },
+      pick: (patch) => choose(chosenPatch(patch)),
       chosen: () => state.patch,
     });
   }
@@ -493,10 +495,9 @@
       return button;
     });
   }
-  const queryButtons = tokenButtons(/** @type {Element} */ (document.querySelector("[data-tokens]")), (token) => {
-    choose({ query: token });
-    announce(spoken(tokenName(token)));
-  });
+  const queryButtons = tokenButtons(/** @type {Element} */ (document.querySelector("[data-tokens]")), (token) =>
+    choose({ query: token }),
+  );
   tokenButtons(/** @type {Element} */ (document.querySelector("[data-key-tokens]")), (token) => tell(state.block, state.head, token));
 
   /** What is chosen, for the eye and for a screen reader, in the page's language. */

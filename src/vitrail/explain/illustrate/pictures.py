@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitrail.config import ViTConfig
+from vitrail.explain.illustrate.coded import ATTENTION_UNIT, SIMILARITY_UNIT, as_carried
 from vitrail.explain.render import colour, data_address, lut, overlay
 from vitrail.types import Pixels
 
@@ -43,9 +44,13 @@ def photo(pixels: Pixels) -> str:
 
 def attention_map(row: Float[Tensor, " T"], config: ViTConfig) -> str:
     """One query's row of attention, a pixel a token: the patches in their places, the prefix tokens left of them."""
-    top = top_share(config.tokens)
-    level = (row.double() * config.tokens).clamp(min=0).sqrt() / top
-    return _with_prefix(colour(level.clamp(max=1), 0.0, 1.0), config)
+    return _with_prefix(colour(_level(row, config), 0.0, 1.0), config)
+
+
+def _level(row: Float[Tensor, " T"], config: ViTConfig) -> Float[Tensor, " T"]:
+    """Attention on the scale of even shares, from 0 to 1."""
+    share = as_carried(row, ATTENTION_UNIT) * config.tokens
+    return (share.sqrt() / top_share(config.tokens)).clamp(max=1)
 
 
 def _with_prefix(colours: UInt8[Tensor, "T 3"], config: ViTConfig) -> str:
@@ -65,8 +70,7 @@ def prefix_columns(config: ViTConfig) -> int:
 
 def revealed(pixels: UInt8[Tensor, "3 H W"], row: Float[Tensor, " T"], config: ViTConfig) -> str:
     """The image, each patch as bright as the attention it gets."""
-    level = (row[config.prefix :].double() * config.tokens).clamp(min=0).sqrt() / top_share(config.tokens)
-    values = level.clamp(max=1).unflatten(0, config.grid)
+    values = _level(row, config)[config.prefix :].unflatten(0, config.grid)
     return _picture(overlay(pixels, values, patch=config.patch_pixels, low=0.0, high=1.0, mode="reveal"))
 
 
@@ -132,7 +136,7 @@ def tiles(similarity: Float[Tensor, "P P"], grid: tuple[int, int]) -> str | None
     if rows * cols > MOST_TILES:
         return None
     canvas = torch.zeros(rows * (rows + 1) - 1, cols * (cols + 1) - 1, 4, dtype=torch.uint8)
-    colours = colour(similarity, -1.0, 1.0, "blue_orange").unflatten(1, grid)
+    colours = colour(as_carried(similarity, SIMILARITY_UNIT), -1.0, 1.0, "blue_orange").unflatten(1, grid)
     for place in range(rows * cols):
         top, left = place // cols * (rows + 1), place % cols * (cols + 1)
         canvas[top : top + rows, left : left + cols, :3] = colours[place]

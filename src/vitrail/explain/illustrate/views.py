@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vitrail.explain.catalog import METHODS
 from vitrail.explain.illustrate import charts, pictures
+from vitrail.explain.illustrate.coded import SIMILARITY_UNIT, as_carried
 from vitrail.explain.illustrate.numbers import Numbers
 from vitrail.explain.illustrate.payload import queries
 from vitrail.explain.illustrate.state import say, token_name
@@ -128,7 +129,7 @@ def entry(walk: Walk, numbers: Numbers, chosen: Chosen) -> View:
 def _positions(walk: Walk) -> View:
     if walk.similarity is None:
         return {}
-    here = walk.similarity[walk.patch].unflatten(0, walk.config.grid)
+    here = as_carried(walk.similarity[walk.patch], SIMILARITY_UNIT).unflatten(0, walk.config.grid)
     return {
         "similarity_picture": pictures.diverging(here, 1.0),
         "tiles": pictures.tiles(walk.similarity, walk.config.grid),

@@ -59,7 +59,6 @@ FRAME = {
     "choose.print": Words("The patch chosen on this page is framed.", "本页选定的图像块带有边框。"),
     "picker": Words("Choose a patch of the image", "选择一个图像块"),
     "chosen": Words("Chosen: {place}", "已选：{place}"),
-    "or.more": Words("or more", "及以上"),
     "red": Words("red", "红"),
     "green": Words("green", "绿"),
     "blue": Words("blue", "蓝"),

@@ -35,7 +35,9 @@ INSIDE = {
         "列是块，从第一块到最后一块；行是头。所有图共用一个标尺：查询给出的注意力份额，与 {tokens} 个标记平均分得的 "
         "{even} 相比。",
     ),
-    "heads.scale": Words("share of the query’s attention", "查询注意力的份额"),
+    "heads.scale": Words(
+        "share of the query’s attention; yellow: so much or more", "查询注意力的份额；黄色表示达到或超过该值"
+    ),
     "heads.block": Words("block", "块"),
     "heads.head": Words("head", "头"),
     "heads.top": Words("What it looks at most", "它最关注的"),
