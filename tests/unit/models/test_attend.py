@@ -12,7 +12,7 @@ def inputs(dtype: torch.dtype, queries: int = 50, tokens: int = 50) -> list[torc
     """Queries, keys and values whose attention is neither even nor on one token alone."""
     generator = torch.Generator().manual_seed(0)
     shapes = ((2, 3, queries, 16), (2, 3, tokens, 16), (2, 3, tokens, 16))
-    return [torch.randn(shape, generator=generator).mul(2).to(dtype).requires_grad_() for shape in shapes]
+    return [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
 
 
 def error(found: list[torch.Tensor], right: list[torch.Tensor]) -> float:
@@ -35,7 +35,7 @@ def test_the_written_out_attention_errs_little_more_than_the_fused(queries: int)
     right = with_gradients(F.scaled_dot_product_attention, exact)
     written = error(with_gradients(attend, rounded), right)
     fused = error(with_gradients(F.scaled_dot_product_attention, rounded), right)
-    assert written < 3 * fused  # its scores are rounded to bfloat16 as well
+    assert written < 2 * fused  # its scores are rounded to bfloat16 as well
     assert written < 0.02
 
     def unscaled(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
