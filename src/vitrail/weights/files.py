@@ -113,8 +113,10 @@ def _safetensors_header(path: Path) -> dict[str, Tensor]:
         if not all(isinstance(n, int) and n >= 0 for n in (*shape, start, end)):
             raise ValueError(f"{key} claims the shape {shape} at {(start, end)}")
         needed = math.prod(shape) * _DTYPES[kind].itemsize
-        if needed != end - start or end > size - 8 - length:
+        if needed != end - start:
             raise ValueError(f"{key} claims the shape {tuple(shape)}, other than the {end - start} bytes stored")
+        if end > size - 8 - length:
+            raise ValueError(f"it has {size:,} bytes and ends before its numbers do ({key}); copy or download it again")
         tensors[key] = torch.empty(shape, dtype=_DTYPES[kind], device="meta")
     return tensors
 
