@@ -22,12 +22,14 @@ from vitrail.cli.convert import convert
 from vitrail.cli.data import data
 from vitrail.cli.demo import demo
 from vitrail.cli.evaluate import evaluate
+from vitrail.cli.illustrate import illustrate
 from vitrail.cli.inspect import inspect
 from vitrail.cli.lr_find import lr_find
 from vitrail.cli.models import models
 from vitrail.cli.predict import predict
 from vitrail.cli.probe import probe
 from vitrail.cli.report import report
+from vitrail.cli.trace import trace
 from vitrail.cli.train import train
 
 DONE, DEFECT, MISTAKE, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
@@ -42,6 +44,8 @@ VERBS: tuple[Callable[..., None], ...] = (
     probe,
     report,
     predict,
+    illustrate,
+    trace,
     convert,
     inspect,
     models,

@@ -26,6 +26,8 @@ OPTIONS = {
     ],
     "report": ["RUN", "--json", "--html"],
     "predict": ["MODEL", "IMAGE_OR_FOLDER", "--model", "--top", "--threshold", "--json", "--csv"],
+    "illustrate": ["MODEL", "IMAGE", "--out", "-o", "--model", "--class", "--language"],
+    "trace": ["MODEL", "IMAGE", "--out", "-o", "--model", "--parts", "--attention"],
     "convert": ["SOURCE", "OUT", "--to", "--model", "--image-size", "--allow-loss"],
     "inspect": ["SOURCE", "--model", "--image-size", "--json"],
     "models": ["FILTER", "--weights", "--json"],
