@@ -191,11 +191,11 @@ def test_what_needs_one_class_an_image_is_refused(
     run: Path, data: Path, photos: Path, model_folder: Path, tmp_path: Path
 ):
     for setting in ("loss=softmax", "sampler=balanced"):
-        told = f"{setting} needs one class an image, and images of tags.csv may have several: set it to"
+        told = rf"{setting} needs one class an image, and images of tags\.csv may have several: set it to"
         with pytest.raises(ConfigError, match=told):
             train(data, out=tmp_path / "no", overrides=[*TINY, setting], notify=lambda news: None)
     assert not (tmp_path / "no").exists()
-    with pytest.raises(DataError, match="images of tags.csv may have several"):
+    with pytest.raises(DataError, match=r"images of tags\.csv may have several"):
         probe(run, data)
     with pytest.raises(DataError, match="the model gives an image one class"):
         evaluate(model_folder, data)
