@@ -24,8 +24,10 @@ from vitrail.train import train
 from vitrail.weights.checkpoint import read_stored
 
 COLOURS = ("blue", "green", "red")
-TINY = ["width=16", "depth=1", "heads=2", "mlp_dim=16", "image_size=8", "patch_size=4", "batch_size=16", "lr=0.01",
-        "epochs=12", "precision=float32", "crop_scale=[1,1]", "crop_ratio=[1,1]", "randaugment_layers=0", "rotate=0"]  # fmt: skip
+TINY = [
+    *("width=16", "depth=1", "heads=2", "mlp_dim=16", "image_size=8", "patch_size=4", "batch_size=16", "lr=0.01"),
+    *("epochs=12", "precision=float32", "crop_scale=[1,1]", "crop_ratio=[1,1]", "randaugment_layers=0", "rotate=0"),
+]
 
 
 def draw(folder: Path, count: int, random: np.random.Generator, prefix: str) -> list[tuple[str, list[str]]]:
