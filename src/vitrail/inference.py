@@ -1,23 +1,25 @@
 """The Classifier: a model with the preprocessing and the labels that belong to its weights."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vitrail.config import Preprocess
-from vitrail.data.decode import DecodePolicy, decode
-from vitrail.data.preprocess import Fitted, fit, preprocess, to_model
-from vitrail.errors import ImageError, WeightsError
+from vitrail.data.decode import DecodePolicy
+from vitrail.data.preprocess import Fitted, to_model
+from vitrail.data.stream import fit_any, fitted_batches
+from vitrail.errors import WeightsError
 from vitrail.models.build import Network
-from vitrail.types import ImageLike, Images, LabelSet, Logits, Pixels, Prediction
+from vitrail.types import ImageLike, Images, LabelSet, Logits, Prediction
 from vitrail.weights.load import load_weights
 
 
+@runtime_checkable
 class Engine(Protocol):
     """What computes the logits of a Classifier; `name` says which, as in `openvino-bfloat16`."""
 
@@ -67,68 +69,60 @@ class Classifier:
     def fit(self, image: ImageLike, policy: DecodePolicy | None = None) -> Fitted:
         """A file, its bytes, or decoded pixels (3 H W, uint8), decoded, resized and cropped. ImageError if
         unreadable."""
-        return fit(self._pixels(image, policy), self.preprocess)
+        return fit_any(image, self.preprocess, policy)
 
     def prepare(self, image: ImageLike, policy: DecodePolicy | None = None) -> Float[Tensor, "3 H W"]:
         """The model's input for a file, its bytes, or decoded pixels (3 H W, uint8). ImageError if unreadable."""
-        return preprocess(self._pixels(image, policy), self.preprocess)
+        return to_model(self.fit(image, policy), self.preprocess)
 
     def predict(self, images: ImageLike | Sequence[ImageLike], top: int = 5, batch_size: int = 32) -> list[Prediction]:
         """The `top` most probable classes of each image; an unreadable one carries its reason in `error`."""
         many = [images] if isinstance(images, str | Path | bytes | Tensor) else images
         return list(self.stream(many, top, batch_size))
 
-    def stream(self, images: Iterable[ImageLike], top: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
-        """`predict` image by image, in order, holding one batch in memory."""
-        for start, batch in enumerate(_batches(images, batch_size)):
-            names = [_name(image, start * batch_size + i) for i, image in enumerate(batch)]
-            inputs: list[Tensor | str] = [self._prepare_or_reason(image) for image in batch]
-            ready = [x for x in inputs if isinstance(x, Tensor)]
-            logits = self.scores(torch.stack(ready)) if ready else torch.empty(0, len(self.labels))
-            rows = iter(logits.softmax(dim=-1, dtype=torch.float64))
-            for name, value in zip(names, inputs, strict=True):
-                yield Prediction(name, error=value) if isinstance(value, str) else self._ranked(name, next(rows), top)
+    def stream(
+        self, images: Iterable[ImageLike], top: int = 5, batch_size: int = 32, workers: int | None = None
+    ) -> Iterator[Prediction]:
+        """`predict` image by image, in order, holding a few batches in memory.
 
-    def _prepare_or_reason(self, image: ImageLike) -> Tensor | str:
-        try:
-            return self.fit(image)
-        except ImageError as error:
-            return error.reason
+        While the model computes, the next images are decoded: by `workers` processes (0 for none; by default one a
+        core, up to eight, for 64 images and more), else by threads. Raises WorkerDied where one is killed.
+        """
+        start = 0
+        with closing(fitted_batches(images, self.preprocess, batch_size, workers)) as batches:
+            for batch in batches:
+                names = [_name(image, at) for at, image in enumerate(batch.images, start)]
+                start += len(names)
+                rows = iter(self._ranked(batch.pixels, top))
+                for name, reason in zip(names, batch.reasons, strict=True):
+                    yield Prediction(name, *next(rows)) if reason is None else Prediction(name, error=reason)
 
-    def _pixels(self, image: ImageLike, policy: DecodePolicy | None) -> Pixels:
-        if isinstance(image, Tensor):
-            return image
-        return decode(image if isinstance(image, bytes) else read_bytes(Path(image)), policy or DecodePolicy())
+    def _ranked(self, pixels: UInt8[Tensor, "B 3 H W"], top: int) -> Iterator["_Ranking"]:
+        """Labels, indices and probabilities of the most probable classes of each image, best first."""
+        if not len(pixels):
+            return
+        probabilities = self.scores(pixels).softmax(dim=-1, dtype=torch.float64)
+        values, indices = probabilities.topk(min(top, len(self.labels)))
+        for shares, order in zip(values.tolist(), indices.tolist(), strict=True):
+            yield tuple(self.labels.names[i] for i in order), tuple(order), tuple(shares)
 
-    def _ranked(self, name: str, probabilities: Float[Tensor, " K"], top: int) -> Prediction:
-        values, indices = probabilities.topk(min(top, len(probabilities)))
-        order = tuple(int(i) for i in indices)
-        return Prediction(name, tuple(self.labels.names[i] for i in order), order, tuple(float(v) for v in values))
+
+_Ranking: TypeAlias = tuple[tuple[str, ...], tuple[int, ...], tuple[float, ...]]
 
 
-def load(source: str | Path, model: str | None = None, device: str | None = None) -> Classifier:
+def load(
+    source: str | Path, model: str | None = None, device: str | None = None, whole_jpegs: bool = False
+) -> Classifier:
     """The Classifier of a run folder, model folder, weights file (with `model` naming the architecture) or Hugging
-    Face id. Classes without names are called `class N`. Raises WeightsError or UnknownName."""
+    Face id. Classes without names are called `class N`. With `whole_jpegs`, large JPEGs are decoded at their full
+    size, slower, whatever the preprocessing says. Raises WeightsError or UnknownName."""
     loaded = load_weights(source, model)
     classes = loaded.model.config.classes
     if not classes:
         raise WeightsError(f"{source} has no head, so it cannot classify; train one with `vitrail train --weights`")
     labels = loaded.labels or LabelSet(tuple(f"class {i}" for i in range(classes)))
-    return Classifier(loaded.model, loaded.preprocess, labels, loaded.record, device)
-
-
-def read_bytes(path: Path) -> bytes:
-    """A file's bytes; ImageError with a short reason where it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError((error.strerror or str(error)).lower()) from error
-
-
-def _batches(items: Iterable[ImageLike], size: int) -> Iterator[list[ImageLike]]:
-    rest = iter(items)
-    while batch := list(islice(rest, size)):
-        yield batch
+    shown = loaded.preprocess.model_copy(update={"jpeg": "full"}) if whole_jpegs else loaded.preprocess
+    return Classifier(loaded.model, shown, labels, loaded.record, device)
 
 
 def _name(image: ImageLike, position: int) -> str:

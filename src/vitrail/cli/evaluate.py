@@ -29,6 +29,9 @@ def evaluate(
     quarantine: Annotated[
         File | None, Parameter(help="Leave out the images on this list, which `vitrail data check` makes.")
     ] = None,
+    whole_jpegs: Annotated[
+        bool, Parameter(help="Decode large JPEGs at their full size: slower, a little exacter.")
+    ] = False,
     json: Annotated[File | None, Parameter(help="Write the report as JSON to this file; - for stdout.")] = None,
     html: Annotated[File | None, Parameter(help="Write the report as one HTML page to this file.")] = None,
     csv: Annotated[
@@ -45,7 +48,7 @@ def evaluate(
     from vitrail.inference import load
 
     check({"--json": json, "--html": html, "--csv": csv})
-    classifier = load(model_source, model=model)
+    classifier = load(model_source, model=model, whole_jpegs=whole_jpegs)
     images = open_as_trained(data, classifier.record, quarantine)
     with counting("evaluate") as notify:
         report, results = evaluate_each(classifier, images, split=split, protocol=protocol, notify=notify)

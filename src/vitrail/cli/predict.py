@@ -27,6 +27,9 @@ def predict(
     *,
     model: Annotated[Name | None, Parameter(help="Architecture of a bare weights file; see `vitrail models`.")] = None,
     top: Annotated[Whole, Parameter(help="Classes to name for each image.")] = 5,
+    whole_jpegs: Annotated[
+        bool, Parameter(help="Decode large JPEGs at their full size: slower, a little exacter.")
+    ] = False,
     json: Annotated[File | None, Parameter(help="Write the predictions as JSON to this file; - for stdout.")] = None,
     csv: Annotated[File | None, Parameter(help="Write the predictions as CSV to this file; - for stdout.")] = None,
 ) -> None:
@@ -44,7 +47,7 @@ def predict(
         raise ConfigError(f"--top should be at least 1, found {top}")
     check({"--json": json, "--csv": csv})
     paths = list_images(photos)
-    classifier = load(model_source, model=model)
+    classifier = load(model_source, model=model, whole_jpegs=whole_jpegs)
     found: list[Prediction] = []
     with counting("predict", len(paths)) as count:
         for prediction in classifier.stream(paths, top):
