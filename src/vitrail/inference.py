@@ -10,12 +10,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vitrail.config import Preprocess
-from vitrail.data.decode import DecodePolicy
+from vitrail.data.decode import DecodePolicy, decode
 from vitrail.data.preprocess import Fitted, to_model
-from vitrail.data.stream import fit_any, fitted_batches
+from vitrail.data.stream import fit_any, fitted_batches, read_bytes
 from vitrail.errors import WeightsError
 from vitrail.models.build import Network
-from vitrail.types import ImageLike, Images, LabelSet, Logits, Prediction
+from vitrail.types import ImageLike, Images, LabelSet, Logits, Pixels, Prediction
 from vitrail.weights.load import load_weights
 
 
@@ -96,6 +96,12 @@ class Classifier:
                 rows = iter(self._ranked(batch.pixels, top))
                 for name, reason in zip(names, batch.reasons, strict=True):
                     yield Prediction(name, *next(rows)) if reason is None else Prediction(name, error=reason)
+
+    def pixels(self, image: ImageLike, policy: DecodePolicy | None = None) -> Pixels:
+        """The decoded pixels (3 H W, uint8) of a file or its bytes. ImageError if unreadable."""
+        if isinstance(image, Tensor):
+            return image
+        return decode(image if isinstance(image, bytes) else read_bytes(Path(image)), policy or DecodePolicy())
 
     def _ranked(self, pixels: UInt8[Tensor, "B 3 H W"], top: int) -> Iterator["_Ranking"]:
         """Labels, indices and probabilities of the most probable classes of each image, best first."""
