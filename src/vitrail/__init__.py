@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vitrail.evaluate import evaluate
     from vitrail.inference import Classifier, load
+    from vitrail.jobs.predictor import Predictor
     from vitrail.models.trace import trace
     from vitrail.models.vit import ViT
     from vitrail.train import train
 
 __version__ = "0.1.0"
-__all__ = ["Classifier", "ViT", "evaluate", "load", "trace", "train"]
+__all__ = ["Classifier", "Predictor", "ViT", "evaluate", "load", "trace", "train"]
 
 _HOMES = {
     "Classifier": "vitrail.inference",
     "load": "vitrail.inference",
+    "Predictor": "vitrail.jobs.predictor",
     "evaluate": "vitrail.evaluate",
     "train": "vitrail.train",
     "ViT": "vitrail.models.vit",

@@ -1,6 +1,6 @@
 """The Classifier: a model with the preprocessing and the labels that belong to its weights."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -82,7 +82,7 @@ class Classifier:
 
     def stream(
         self, images: Iterable[ImageLike], top: int = 5, batch_size: int = 32, workers: int | None = None
-    ) -> Iterator[Prediction]:
+    ) -> Generator[Prediction, None, None]:
         """`predict` image by image, in order, holding a few batches in memory.
 
         While the model computes, the next images are decoded: by `workers` processes (0 for none; by default one a

@@ -17,7 +17,10 @@ OPTIONS = {
         *("--whole-jpegs", "--json", "--html", "--csv"),
     ],
     "report": ["RUN", "--json", "--html"],
-    "predict": ["MODEL", "IMAGE_OR_FOLDER", "--model", "--top", "--whole-jpegs", "--json", "--csv"],
+    "predict": [
+        *("MODEL", "IMAGE_OR_FOLDER", "--model", "--top", "--whole-jpegs", "--workers", "--json", "--csv"),
+        *("--out", "--part", "--fresh"),
+    ],
     "trace": ["MODEL", "IMAGE", "--out", "-o", "--model", "--parts", "--attention"],
     "convert": ["SOURCE", "OUT", "--to", "--model", "--image-size", "--allow-loss"],
     "inspect": ["SOURCE", "--model", "--image-size", "--json"],
