@@ -22,10 +22,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import vitrail
 from vitrail.errors import ConfigError, DataError, StorageError
 from vitrail.evaluate.classification import weights_sha256
 from vitrail.inference import Classifier
@@ -213,7 +213,7 @@ def _made_of(classifier: Classifier, images: Sequence[Path], top: int, part: tup
         "top": top,
         "images": {"number": len(images), "sha256": digest.hexdigest()},
         "part": None if part is None else list(part),
-        "vitrail": vitrail.__version__,
+        "vitrail": version("vitrail"),
     }
 
 
