@@ -22,6 +22,7 @@ from vitrail.cli.convert import convert
 from vitrail.cli.data import data
 from vitrail.cli.demo import demo
 from vitrail.cli.evaluate import evaluate
+from vitrail.cli.figures import figures
 from vitrail.cli.inspect import inspect
 from vitrail.cli.lr_find import lr_find
 from vitrail.cli.models import models
@@ -44,6 +45,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     report,
     predict,
     trace,
+    figures,
     convert,
     inspect,
     models,

@@ -1,6 +1,5 @@
 """How well a classifier names the images of a data set: one pass, every image counted once, classes matched by name."""
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from vitrail.data.sources import Dataset, Source, open_dataset
 from vitrail.errors import DataError, WeightsError, close_matches
 from vitrail.evaluate.predictions import ImageResult
 from vitrail.inference import Classifier, load
+from vitrail.models.build import weights_sha256
 from vitrail.ops import metrics
 from vitrail.report import (
     Calibration,
@@ -238,15 +238,6 @@ def match_classes(classes: tuple[str, ...], labels: LabelSet) -> list[int]:
             "name one and the same; merge them"
         )
     return places
-
-
-def weights_sha256(model: torch.nn.Module) -> str:
-    """One hash over the names, types, shapes and values of all weights, the same for every file format and device."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _choices(labels: LabelSet) -> tuple[str, ...]:

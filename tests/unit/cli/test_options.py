@@ -16,6 +16,7 @@ OPTIONS = {
     "report": ["RUN", "--json", "--html"],
     "predict": ["MODEL", "IMAGE_OR_FOLDER", "--model", "--top", "--json", "--csv"],
     "trace": ["MODEL", "IMAGE", "--out", "-o", "--model", "--parts", "--attention"],
+    "figures": ["MODEL", "--out", "--data", "--images", "--model"],
     "convert": ["SOURCE", "OUT", "--to", "--model", "--image-size", "--allow-loss"],
     "inspect": ["SOURCE", "--model", "--image-size", "--json"],
     "models": ["FILTER", "--weights", "--json"],
