@@ -9,6 +9,7 @@ import dataclasses
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -49,7 +50,7 @@ class TraceInfo(Config):
     """What a trace is of. `size`: (rows, cols) of the photo before preprocessing; `parts`: of the blocks, in order."""
 
     version: Literal[1] = 1
-    vitrail: str = version("vitrail")
+    vitrail: str = metadata.version("vitrail")
     model: str
     image: str
     size: Size
@@ -189,11 +190,11 @@ def _plain(record: Trace) -> dict[str, Tensor]:
     return {name: value[0].float() for name, value in named.items()}
 
 
-def _info(name: str, metadata: Mapping[str, str]) -> TraceInfo:
-    if KEY not in metadata:
+def _info(name: str, beside: Mapping[str, str]) -> TraceInfo:
+    if KEY not in beside:
         raise WeightsError(f"{name} is not a trace: its metadata have no {KEY!r}; `vitrail trace` writes one")
     try:
-        table = json.loads(metadata[KEY])
+        table = json.loads(beside[KEY])
         info = TraceInfo.model_validate(table)
     except ValidationError as error:
         raise WeightsError(f"{name} is not a trace that is read: {config_error(error, 'trace')}") from error
