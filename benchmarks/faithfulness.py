@@ -1,4 +1,4 @@
-"""How faithful the maps of each method are, on photos: deletion and insertion beside random maps, SaCo, the sanity check.
+"""How faithful the maps of each method are, on photos: deletion, insertion, SaCo, the sanity check, beside random maps.
 
     python benchmarks/faithfulness.py DATA WEIGHTS --out faithfulness.jsonl
 
@@ -72,10 +72,12 @@ def measured(model: ViT, fast: ViT, images: Tensor, name: str, number: int) -> d
     ends = {b: measure.ends(fast, half, classes, b) for b in POINTS}  # type: ignore[arg-type]
     kind, _, seed = name.partition(" ")
     method = partial(METHODS[kind].method, seed=int(seed) + 100 * number) if seed else METHODS[kind].method
-    began = time.process_time(), time.perf_counter()
+    began, clock = time.process_time(), time.perf_counter()
     maps = method(model, images, classes)
-    spent = [(now - then) / len(images) for now, then in zip((time.process_time(), time.perf_counter()), began)]
-    row = {"processor_seconds": spent[0], "seconds": spent[1], **auc(fast, half, classes, maps, ends)}
+    busy, spent = (
+        (now - then) / len(images) for now, then in ((time.process_time(), began), (time.perf_counter(), clock))
+    )
+    row = {"processor_seconds": busy, "seconds": spent, **auc(fast, half, classes, maps, ends)}
     if number == 0:
         row["saco"] = saco(fast, half, classes, maps)
         row["sanity"] = sanity(model, images[:CHECKED], classes[:CHECKED], method) if name not in SLOW else None

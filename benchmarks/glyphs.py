@@ -1,4 +1,4 @@
-"""Explanations against the truth: images in which one patch alone decides the class, and a small ViT that has learned it.
+"""Explanations against the truth: images in which one patch alone decides the class, and a ViT that has learned it.
 
     python benchmarks/glyphs.py --out glyphs.json
 
@@ -9,10 +9,13 @@ on images that are drawn anew for every step, then each method of explain/catalo
 model has not seen, and its maps are held against the patch, beside those of random maps.
 """
 
+import argparse
 import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool
@@ -45,7 +48,9 @@ CONFIG = ViTConfig(
 )  # fmt: skip
 OPTIM = OptimConfig(lr=2e-3, warmup_steps=40, weight_decay=0.05)
 STEPS, BATCH, EMPTY = 300, 64, 1 / 5
-IMAGES, BANDS = 96, 12  # test images; random maps of each, whose means make the band
+IMAGES, BANDS = 64, 12  # test images; random maps of each, whose means make the band
+UNSEEN = 20_000  # seed of the test images; steps of the training are the seeds of the others
+Row: TypeAlias = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def draw(count: int, seed: int, empty: float = 0.0, grid: tuple[int, int] = CONF
 
 
 def train_small(config: ViTConfig = CONFIG, steps: int = STEPS, seed: int = 0, says: bool = False) -> ViT:
-    """A ViT trained on `steps` batches of new images; seeds of images above 10,000 are never drawn."""
+    """A ViT trained on `steps` batches of images that are drawn anew for each step."""
     model = ViT(config)
     model.reset(torch.Generator().manual_seed(seed))
     state = TrainState(model, make_optimizer(model, config, OPTIM))
@@ -107,9 +112,15 @@ def train_small(config: ViTConfig = CONFIG, steps: int = STEPS, seed: int = 0, s
     return model.eval()
 
 
-def measured(model: ViT, test: Glyphs, maps: Maps) -> dict[str, float]:
-    """Means over the images of what a map is worth: whether its highest patch is the true one, the overlap with it, and
-    the probability's mean while patches go and come in the map's order (dropped from the sequence)."""
+def accuracy(model: ViT, test: Glyphs) -> float:
+    """Share of the images that the model names rightly."""
+    with torch.inference_mode():
+        return float((model(test.images).argmax(dim=1) == test.labels).double().mean())
+
+
+def measured(model: ViT, test: Glyphs, maps: Maps) -> Row:
+    """What the maps are worth, mean over the images: whether the highest patch is the true one, the overlap with it,
+    and the areas under the curves, patches dropped from the sequence."""
     with torch.inference_mode():
         found = measure.curves(model, test.images, test.labels, maps)
     return {
@@ -120,32 +131,55 @@ def measured(model: ViT, test: Glyphs, maps: Maps) -> dict[str, float]:
     }
 
 
-def evidence(model: ViT, test: Glyphs) -> dict[str, dict[str, float]]:
-    """`measured` of each method, and the lowest and highest of random maps."""
-    table = {}
-    for name, row in METHODS.items():
+def evidence(model: ViT, test: Glyphs, says: bool = False) -> dict[str, Row]:
+    """`measured` of each method, and the lowest and the highest of random maps (`random low`, `random high`)."""
+    rows = {}
+    for name, method in METHODS.items():
         if name != "random":
-            table[name] = measured(model, test, row.method(model, test.images, test.labels))
-            print(name, json.dumps(table[name]), flush=True)
+            rows[name] = measured(model, test, method.method(model, test.images, test.labels))
+            if says:
+                print(name, json.dumps(rows[name]), flush=True)
     random = [measured(model, test, measure.random_map(model, test.images, test.labels, seed)) for seed in range(BANDS)]
-    for end in (min, max):
-        table[f"random, {end.__name__}"] = {key: end(each[key] for each in random) for key in random[0]}
-        print(table[f"random, {end.__name__}"])
-    return table
+    for name, end in (("random low", min), ("random high", max)):
+        rows[name] = {key: end(each[key] for each in random) for key in random[0]}
+    return rows
+
+
+def outside(rows: dict[str, Row], name: str, measure: str) -> bool:
+    """Whether a method beats every random map. Of deletion lower is better."""
+    value = rows[name][measure]
+    return value < rows["random low"][measure] if measure == "deletion" else value > rows["random high"][measure]
+
+
+def table(rows: dict[str, Row]) -> str:
+    """A method a line; what does not beat every random map has a star."""
+    columns = list(rows["random low"])
+    lines = ["| method | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, row in rows.items():
+        if not name.startswith("random"):
+            cells = (f"{row[c]:.3f}{'' if outside(rows, name, c) else ' *'}" for c in columns)
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    band = (f"{rows['random low'][c]:.3f} to {rows['random high'][c]:.3f}" for c in columns)
+    return "\n".join([*lines, f"| {BANDS} random maps | " + " | ".join(band) + " |"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pool", choices=("token", "gap"), default="token", help="what the head reads")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("glyphs.json"))
+    options = parser.parse_args()
+    config = CONFIG.model_copy(update={"pool": options.pool, "class_token": options.pool == "token"})
+    began = time.process_time()
+    model = train_small(config, seed=options.seed, says=True)
+    spent = time.process_time() - began
+    test = draw(IMAGES, UNSEEN)
+    right = accuracy(model, draw(500, UNSEEN + 1, EMPTY))
+    print(f"trained in {spent:.0f} s of processor time; {right:.1%} of 500 images right", flush=True)
+    rows = evidence(model, test, says=True)
+    options.out.write_text(json.dumps({"accuracy": right, "training_seconds": spent, "rows": rows}, indent=1) + "\n")
+    print(table(rows))
 
 
 if __name__ == "__main__":
-    import sys
-
-    began = time.perf_counter()
-    if sys.argv[1] == "train":
-        model = train_small(says=True)
-        print(time.perf_counter() - began)
-        torch.save(model.state_dict(), sys.argv[2])
-    model = ViT(CONFIG).eval()
-    model.load_state_dict(torch.load(sys.argv[2]))
-    test = draw(500, 20_000)
-    with torch.inference_mode():
-        print((model(test.images).argmax(1) == test.labels).float().mean())
-    test = draw(IMAGES, 20_000)
-    evidence(model, test)
+    main()

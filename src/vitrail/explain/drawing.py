@@ -176,7 +176,7 @@ def _draw_line(pen: ImageDraw.ImageDraw, line: Line, times: int) -> None:
 
 def _draw_text(canvas: Image.Image, pen: ImageDraw.ImageDraw, text: Text, times: int) -> None:
     font, place = _font(text.size * times), (text.x * times, text.y * times)
-    words = text.text.replace("\u2212", "\u2013")  # Pillow's font has no minus; this dash looks like one
+    words = text.text.replace("\u2212", "-")  # Pillow's font has no minus
     anchor = {"start": "ls", "middle": "ms", "end": "rs"}[text.anchor]
     thick = 0.03 * text.size * times if text.bold else 0
     if not text.up:
@@ -209,5 +209,4 @@ def _moved(shape: Shape, right: float, down: float) -> Shape:
     if isinstance(shape, Line):
         ends = (shape.x1 + right, shape.y1 + down, shape.x2 + right, shape.y2 + down)
         return Line(*ends, shape.colour, shape.width, shape.dashes)
-    place = {"x": shape.x + right, "y": shape.y + down}
-    return replace(shape, **place)
+    return replace(shape, x=shape.x + right, y=shape.y + down)

@@ -162,7 +162,7 @@ def _similarity(found: Similarity) -> Drawing:
     shapes.append(Text(9, top + height / 2, "Input patch row", 11, "middle", up=True))
     shapes.append(Text(left + width / 2, top + height + 31, "Input patch column", 11, "middle"))
     shapes += _bar(left + width + 14, top, height)
-    which = "each tile: one patch to all patches" + (f", every {found.step}th" if found.step > 1 else "")
+    which = "each tile: one patch to all patches" + (f", of one in {found.step} each way" if found.step > 1 else "")
     titles = _titles("Position embedding similarity", which)
     says = f"Cosine similarity of the position embeddings of {rows} x {cols} patches"
     return Drawing(left + width + 62, top + height + 34, says, (*titles, *shapes))
@@ -186,7 +186,7 @@ def _distances(found: Distances) -> Drawing:
     depth, heads = len(found.mean), len(found.mean[0])
     left, top, width, height = 44.0, TITLES, 290.0, HEIGHT
     peak = max(max(max(row) for row in found.mean), found.even)
-    high = peak * 1.05
+    high = peak * 1.05 or 1.0  # a model of one patch looks nowhere else
     marks = ticks(0.0, high, 8)
     shapes: list[Shape] = []
     for value in marks:
@@ -197,7 +197,6 @@ def _distances(found: Distances) -> Drawing:
         shapes.append(Text(left + (block + 0.5) * step, top + height + 14, str(block + 1), 10, "middle"))
     even = top + height * (1 - found.even / high)
     shapes.append(Line(left, even, left + width, even, PALE, 1.0, 4.0))
-    shapes.append(Text(left + width - 3, even - 5, "looks everywhere alike", 9.5, "end", PALE))
     shapes += [Line(left, top, left, top + height), Line(left, top + height, left + width, top + height)]
     colours = _head_colours(heads)
     for block, row in enumerate(found.mean):
@@ -207,17 +206,22 @@ def _distances(found: Distances) -> Drawing:
         ]
     shapes.append(Text(9, top + height / 2, "Mean attention distance (pixels)", 11, "middle", up=True))
     shapes.append(Text(left + width / 2, top + height + 31, "Network depth (block)", 11, "middle"))
-    right = left + width
-    if heads <= NAMED_HEADS:
-        for head in range(heads):
-            y = top + 8 + 16 * head
-            shapes += [Dot(right + 14, y - 3.5, 3.2, colours[head]), Text(right + 22, y, f"Head {head + 1}", 10)]
-        right += 66
+    shapes += _legend(left + width + 10, top + 8, colours if heads <= NAMED_HEADS else [])
     images = "1 image" if found.images == 1 else f"{found.images} images"
     titles = _titles("Mean attention distance", f"mean over {images}; a dot is a head")
     first, last = (sum(row) / heads for row in (found.mean[0], found.mean[-1]))
     says = f"Mean attention distance by block: {first:.0f} pixels in the first, {last:.0f} in the last"
-    return Drawing(right, top + height + 34, says, (*titles, *shapes))
+    return Drawing(left + width + 98, top + height + 34, says, (*titles, *shapes))
+
+
+def _legend(x: float, y: float, colours: Sequence[str]) -> list[Shape]:
+    """Which dot is which head, and what the dashed line is."""
+    shapes: list[Shape] = []
+    for head, colour_of_head in enumerate(colours):
+        at = y + 16 * head
+        shapes += [Dot(x + 5, at - 3.5, 3.2, colour_of_head), Text(x + 17, at, f"Head {head + 1}", 10)]
+    at = y + 16 * len(colours)
+    return [*shapes, Line(x, at - 3.5, x + 12, at - 3.5, PALE, 1.0, 4.0), Text(x + 17, at, "Even attention", 10)]
 
 
 def _head_colours(heads: int) -> list[str]:
@@ -264,4 +268,5 @@ def _model_words(numbers: Figures) -> str:
     patch, image = (f"{s[0]} x {s[1]}" for s in sizes if isinstance(s, list))
     unit = "cells of the stem's features" if c.get("stem") else "px"
     of = f"width {c['width']}, patches of {patch} {unit}, images of {image} px."
-    return f"ViT: {c['depth']} blocks of {c['heads']} heads, {of}"
+    heads = "1 head" if c["heads"] == 1 else f"{c['heads']} heads"
+    return f"ViT: {c['depth']} blocks of {heads}, {of}"

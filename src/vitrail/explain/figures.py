@@ -4,7 +4,7 @@ patches and places. figure_drawing.py makes the pictures of them.
 Axes: B images, L blocks, h heads, P patches.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -208,7 +208,7 @@ def _looked_at(
             notify(int(part.index[-1]) + 1, count)
     if not distances:
         raise DataError(f"none of the {count} images of {dataset.name} can be read: {images.unreadable[0][1]}")
-    maps = torch.stack([values for _, values in shown]) if shown else torch.zeros(0, *config.grid)
+    low, top = _scale([values for _, values in shown])
     each, mass = torch.cat(distances), torch.cat(masses)
     used = DataUsed(
         name=printable(dataset.name),
@@ -219,8 +219,8 @@ def _looked_at(
     rollouts = Rollouts(
         images=tuple(Shown(id=whole.id(at), index=at, rollout=_nested(values)) for at, values in shown),
         even=_round(1 / config.patches),
-        low=_round(float(maps.quantile(CUT)) if shown else 0.0),
-        top=_round(float(maps.quantile(1 - CUT)) if shown else 1.0),
+        low=low,
+        top=top,
     )
     found = Distances(
         images=len(each),
@@ -230,6 +230,13 @@ def _looked_at(
         even=_round(even_distance(config.grid, config.patch_pixels)),
     )
     return {"rollouts": rollouts, "distances": found, "data": used}, tuple(pictures)
+
+
+def _scale(maps: Sequence[Tensor]) -> tuple[float, float]:
+    """One scale for all maps; from 0 where they have but one value."""
+    values = torch.cat([m.flatten() for m in maps]) if maps else torch.zeros(1)
+    low, top = (_round(float(values.quantile(share))) for share in (CUT, 1 - CUT))
+    return (low, top) if top > low else (0.0, top or 1.0)
 
 
 def even_distance(grid: tuple[int, int], patch: tuple[int, int]) -> float:
