@@ -15,17 +15,18 @@ from pydantic import Field, JsonValue
 from torch import Tensor
 
 from vitrail.config import Config, Preprocess
-from vitrail.data.loader import EvaluationPass
+from vitrail.data.decode import decode
+from vitrail.data.preprocess import fit, to_model
 from vitrail.data.sources import open_dataset
-from vitrail.data.stores import Subset
-from vitrail.errors import ConfigError, DataError
+from vitrail.data.stores import Source
+from vitrail.errors import ConfigError, DataError, ImageError
 from vitrail.explain.attention import rollout
 from vitrail.explain.representation import attention_distance, patch_filters, position_similarity, prefix_mass
 from vitrail.models.build import weights_sha256
 from vitrail.models.trace import trace
 from vitrail.models.vit import ViT
 from vitrail.report import Count, Machine, ModelFacts, Unreadable, machine, printable
-from vitrail.types import Images, Pixels
+from vitrail.types import Pixels
 from vitrail.weights.load import Loaded, load_weights
 
 IMAGES = 128  # of the paper's figure 7, right
@@ -190,31 +191,37 @@ def _looked_at(
     places = ((np.arange(count) + 0.5) * len(whole) / count).astype(np.int64)
     config = model.config
     batch = min(16, max(1, MEMORY // (config.depth * config.heads * config.tokens**2 * 4)))
-    images = EvaluationPass(Subset(whole, places), preprocess, batch)
     weight = next(model.parameters())
-    shown_at = {int((i + 0.5) * count / SHOWN) for i in range(SHOWN)} if count > SHOWN else set(range(count))
+    some = range(count) if count <= SHOWN else [int((i + 0.5) * count / SHOWN) for i in range(SHOWN)]
+    shown_at = {int(places[i]) for i in some}
+    nothing = torch.zeros(1, dtype=torch.int64, device=weight.device)  # rollout asks for no class
     distances, masses, shown, pictures = [], [], [], []
-    for part in images:
-        given = part.images.to(weight.device, weight.dtype)
+    unreadable: list[Unreadable] = []
+    for start in range(0, count, batch):
+        wanted = range(start, min(start + batch, count))
+        read = _read(whole, [int(places[i]) for i in wanted], preprocess, unreadable)
+        if notify:
+            notify(wanted[-1] + 1, count)
+        if not read:
+            continue
+        given = to_model(torch.stack([*read.values()]), preprocess).to(weight.device, weight.dtype)
         _, record = trace(model, given, parts=("attention",))
         distances.append(attention_distance(model, record).cpu())
         masses.append(prefix_mass(record).cpu())
         del record
-        for at, index in enumerate(part.index.tolist()):
-            if index in shown_at:
-                shown.append((int(places[index]), rollout(model, given[at : at + 1], part.labels[:1])[0].cpu()))
-                pictures.append(_pixels(part.images[at], preprocess))
-        if notify:
-            notify(int(part.index[-1]) + 1, count)
+        for at, (place, pixels) in enumerate(read.items()):
+            if place in shown_at:
+                shown.append((place, rollout(model, given[at : at + 1], nothing)[0].cpu()))
+                pictures.append(pixels)
     if not distances:
-        raise DataError(f"none of the {count} images of {dataset.name} can be read: {images.unreadable[0][1]}")
+        raise DataError(f"none of the {count} images of {dataset.name} can be read: {unreadable[0].reason}")
     low, top = _scale([values for _, values in shown])
     each, mass = torch.cat(distances), torch.cat(masses)
     used = DataUsed(
         name=printable(dataset.name),
         fingerprint=dataset.fingerprint,
         images=len(each),
-        unreadable=tuple(Unreadable(id=name, reason=reason) for name, reason in images.unreadable),
+        unreadable=tuple(unreadable),
     )
     rollouts = Rollouts(
         images=tuple(Shown(id=whole.id(at), index=at, rollout=_nested(values)) for at, values in shown),
@@ -246,10 +253,17 @@ def even_distance(grid: tuple[int, int], patch: tuple[int, int]) -> float:
     return float(torch.cdist(points, points).mean())
 
 
-def _pixels(image: Images | Tensor, preprocess: Preprocess) -> Pixels:
-    """What the model was shown, as colours again."""
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preprocess.mean, preprocess.std))
-    return ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+def _read(
+    source: Source, places: Sequence[int], preprocess: Preprocess, unreadable: list[Unreadable]
+) -> dict[int, Pixels]:
+    """Place -> the pixels that the model is shown, of the images that can be read; adds the others to `unreadable`."""
+    found = {}
+    for place in places:
+        try:
+            found[place] = fit(decode(source.read(place).data), preprocess)
+        except ImageError as error:
+            unreadable.append(Unreadable(id=source.id(place), reason=error.reason))
+    return found
 
 
 def _facts(loaded: Loaded, model: ViT) -> ModelFacts:
