@@ -18,6 +18,8 @@ from vitrail.models.build import Network
 from vitrail.types import ImageLike, Images, LabelSet, Logits, Pixels, Prediction
 from vitrail.weights.load import load_weights
 
+TOP, THRESHOLD = 5, 0.5  # classes named where there is one an image; probability from which where there are several
+
 
 @runtime_checkable
 class Engine(Protocol):
@@ -75,25 +77,49 @@ class Classifier:
         """The model's input for a file, its bytes, or decoded pixels (3 H W, uint8). ImageError if unreadable."""
         return to_model(self.fit(image, policy), self.preprocess)
 
-    def predict(self, images: ImageLike | Sequence[ImageLike], top: int = 5, batch_size: int = 32) -> list[Prediction]:
-        """The `top` most probable classes of each image; an unreadable one carries its reason in `error`."""
+    def probabilities(self, logits: Logits) -> Float[Tensor, "B K"]:
+        """Of each class, in float64: shares of one where an image has one class, each on its own where it may have
+        several."""
+        wide = logits.double()
+        return wide.sigmoid() if self.labels.multilabel else wide.softmax(dim=-1)
+
+    def predict(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        top: int | None = None,
+        batch_size: int = 32,
+        threshold: float | None = None,
+    ) -> list[Prediction]:
+        """The most probable classes of each image; an unreadable one carries its reason in `error`.
+
+        At most `top` of them (5), and none with a probability below `threshold` (0). Where an image may have several
+        classes, all are named that have a probability of at least 0.5, however many, perhaps none.
+        """
         many = [images] if isinstance(images, str | Path | bytes | Tensor) else images
-        return list(self.stream(many, top, batch_size))
+        return list(self.stream(many, top, batch_size, threshold))
 
     def stream(
-        self, images: Iterable[ImageLike], top: int = 5, batch_size: int = 32, workers: int | None = None
+        self,
+        images: Iterable[ImageLike],
+        top: int | None = None,
+        batch_size: int = 32,
+        threshold: float | None = None,
+        workers: int | None = None,
     ) -> Generator[Prediction, None, None]:
         """`predict` image by image, in order, holding a few batches in memory.
 
         While the model computes, the next images are decoded: by `workers` processes (0 for none; by default one a
         core, up to eight, for 64 images and more), else by threads. Raises WorkerDied where one is killed.
         """
+        several = self.labels.multilabel
+        top = (len(self.labels) if several else TOP) if top is None else top
+        threshold = (THRESHOLD if several else 0.0) if threshold is None else threshold
         start = 0
         with closing(fitted_batches(images, self.preprocess, batch_size, workers)) as batches:
             for batch in batches:
                 names = [_name(image, at) for at, image in enumerate(batch.images, start)]
                 start += len(names)
-                rows = iter(self._ranked(batch.pixels, top))
+                rows = iter(self._ranked(batch.pixels, top, threshold))
                 for name, reason in zip(names, batch.reasons, strict=True):
                     yield Prediction(name, *next(rows)) if reason is None else Prediction(name, error=reason)
 
@@ -103,14 +129,14 @@ class Classifier:
             return image
         return decode(image if isinstance(image, bytes) else read_bytes(Path(image)), policy or DecodePolicy())
 
-    def _ranked(self, pixels: UInt8[Tensor, "B 3 H W"], top: int) -> Iterator["_Ranking"]:
+    def _ranked(self, pixels: UInt8[Tensor, "B 3 H W"], top: int, threshold: float) -> Iterator["_Ranking"]:
         """Labels, indices and probabilities of the most probable classes of each image, best first."""
         if not len(pixels):
             return
-        probabilities = self.scores(pixels).softmax(dim=-1, dtype=torch.float64)
-        values, indices = probabilities.topk(min(top, len(self.labels)))
+        values, indices = self.probabilities(self.scores(pixels)).topk(min(top, len(self.labels)))
         for shares, order in zip(values.tolist(), indices.tolist(), strict=True):
-            yield tuple(self.labels.names[i] for i in order), tuple(order), tuple(shares)
+            named = sum(share >= threshold for share in shares)  # they descend
+            yield tuple(self.labels.names[i] for i in order[:named]), tuple(order[:named]), tuple(shares[:named])
 
 
 _Ranking: TypeAlias = tuple[tuple[str, ...], tuple[int, ...], tuple[float, ...]]

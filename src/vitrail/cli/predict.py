@@ -28,7 +28,15 @@ def predict(
     /,
     *,
     model: Annotated[Name | None, Parameter(help="Architecture of a bare weights file; see `vitrail models`.")] = None,
-    top: Annotated[Whole, Parameter(help="Classes to name for each image.")] = 5,
+    top: Annotated[Whole | None, Parameter(help="Most classes to name for each image; by default 5.")] = None,
+    threshold: Annotated[
+        float | None,
+        Parameter(
+            metavar="SHARE",
+            help="Name classes from this probability on; by default 0.5, and without --top all of them, where an image "
+            "may have several.",
+        ),
+    ] = None,
     whole_jpegs: Annotated[
         bool, Parameter(help="Decode large JPEGs at their full size: slower, a little exacter.")
     ] = False,
@@ -48,7 +56,7 @@ def predict(
     ] = None,
     fresh: Annotated[bool, Parameter(help="With --out: forget what was begun or done under that name.")] = False,
 ) -> None:
-    """Name the most probable classes of photos, with their probabilities.
+    """Name the most probable classes of photos, with their probabilities; all of them where there may be several.
 
     An image that cannot be read is named on stderr and the others are still predicted.
     """
@@ -56,7 +64,9 @@ def predict(
     from vitrail.errors import ConfigError
     from vitrail.inference import load
 
-    if top < 1:
+    if threshold is not None and not 0.0 <= threshold <= 1.0:
+        raise ConfigError(f"--threshold should be a probability between 0 and 1, found {threshold:g}")
+    if top is not None and top < 1:
         raise ConfigError(f"--top should be at least 1, found {top}")
     if workers is not None and workers < 0:
         raise ConfigError(f"--workers should be at least 0, found {workers}")
@@ -70,13 +80,19 @@ def predict(
         _prepare(out)
     classifier = load(model_source, model=model, whole_jpegs=whole_jpegs)
     if out is not None:
-        _to_file(classifier, paths, out, top, part, fresh, workers)
+        _to_file(classifier, paths, out, top, threshold, part, fresh, workers)
     else:
-        _at_once(classifier, paths, top, workers, json, csv)
+        _at_once(classifier, paths, top, threshold, workers, json, csv)
 
 
 def _at_once(
-    classifier: "Classifier", paths: "Sequence[Path]", top: int, workers: int | None, json: str | None, csv: str | None
+    classifier: "Classifier",
+    paths: "Sequence[Path]",
+    top: int | None,
+    threshold: float | None,
+    workers: int | None,
+    json: str | None,
+    csv: str | None,
 ) -> None:
     """All predictions in memory, then written: a table unless stdout was asked for."""
     from vitrail.cli.progress import counting
@@ -84,14 +100,14 @@ def _at_once(
 
     found: list[Prediction] = []
     with counting("predict", len(paths)) as count:
-        for prediction in classifier.stream(paths, top, workers=workers):
+        for prediction in classifier.stream(paths, top, threshold=threshold, workers=workers):
             found.append(prediction)
             count(len(found), len(paths))
     for prediction in found:
         if prediction.error is not None:
             _complain(prediction)
     if "-" not in (json, csv):
-        _show(found)
+        _show(found, classifier.labels.multilabel)
     if json is not None:
         write(json, json_format.dumps([record(p) for p in found], indent=2) + "\n")
     if csv is not None:
@@ -117,7 +133,8 @@ def _to_file(
     classifier: "Classifier",
     paths: "Sequence[Path]",
     out: str,
-    top: int,
+    top: int | None,
+    threshold: float | None,
     part: tuple[int, int] | None,
     fresh: bool,
     workers: int | None,
@@ -128,7 +145,7 @@ def _to_file(
     from vitrail.cli.progress import counting
     from vitrail.jobs.predict import open_job
 
-    job = open_job(classifier, paths, Path(out), top=top, part=part, fresh=fresh)
+    job = open_job(classifier, paths, Path(out), top=top, threshold=threshold, part=part, fresh=fresh)
     total = len(job.images)
     if job.finished is None and job.done:
         print(f"vitrail: going on after {job.done:,} of {total:,} images", file=sys.stderr)
@@ -155,14 +172,20 @@ def _check_any_read(broken: int, images: int) -> None:
         raise ImageError(f"none of the {broken} images could be read")
 
 
-def _show(predictions: "list[Prediction]") -> None:
+def _show(predictions: "list[Prediction]", several: bool) -> None:
+    """A table: the likeliest class, and those after it; where an image may have several, all that were named."""
     from vitrail.report import percent, printable
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for p in predictions:
-        if p.error is None:
-            pairs = zip(p.labels[1:], p.probabilities[1:], strict=True)
-            others = [f"{printable(label)} {percent(share)}" for label, share in pairs]
-            rows.append((printable(p.id), printable(p.labels[0]), percent(p.probabilities[0]), ", ".join(others)))
-    if rows:
+        if p.error is not None:
+            continue
+        named = list(zip(map(printable, p.labels), map(percent, p.probabilities), strict=True)) or [("none", "")]
+        if several:
+            rows.append((printable(p.id), ", ".join(" ".join(one).strip() for one in named)))
+        else:
+            rows.append((printable(p.id), *named[0], ", ".join(map(" ".join, named[1:]))))
+    if rows and several:
+        show(("image", "classes"), rows)
+    elif rows:
         show(("image", "label", "probability", "then"), rows, right=(2,))

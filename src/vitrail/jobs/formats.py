@@ -49,7 +49,7 @@ def record(prediction: Prediction) -> dict[str, Any]:
 
 
 def as_csv(predictions: Sequence[Prediction], head: bool = True) -> str:
-    """One line for each image and rank; an image that could not be read has one line with its error."""
+    """One line for each image and rank; one for an image that could not be read, with its error, or has no class."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if head:
@@ -57,6 +57,8 @@ def as_csv(predictions: Sequence[Prediction], head: bool = True) -> str:
     for p in predictions:
         if p.error is not None:
             writer.writerow((printable(p.id), "", "", "", "", p.error))
+        elif not p.labels:  # of several classes, none
+            writer.writerow((printable(p.id), "", "", "", "", ""))
         for rank, row in enumerate(zip(p.labels, p.indices, p.probabilities, strict=True), start=1):
             writer.writerow((printable(p.id), rank, *row, ""))
     return text.getvalue()

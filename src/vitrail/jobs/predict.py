@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.errors import ConfigError, DataError, StorageError
-from vitrail.evaluate.classification import weights_sha256
 from vitrail.inference import Classifier
 from vitrail.jobs.formats import Format, by_suffix
+from vitrail.models.build import weights_sha256
 from vitrail.report import write_text
 from vitrail.types import Prediction
 
@@ -41,6 +41,7 @@ _SAYS = {  # how a person calls what a job is made of
     "labels": "other class names",
     "engine": "another engine",
     "top": "another --top",
+    "threshold": "another --threshold",
     "images": "other images",
     "part": "another --part",
     "vitrail": "another version of vitrail",
@@ -67,7 +68,8 @@ class Job:
     out: Path
     made_of: dict[str, Any]
     format: Format
-    top: int
+    top: int | None
+    threshold: float | None
     done: int = 0
     unreadable: int = 0
     finished: Summary | None = None
@@ -87,7 +89,8 @@ class Job:
         before, start = self.done, time.monotonic()
         taken: list[Prediction] = []
         published = start
-        with closing(self.classifier.stream(self.images[before:], self.top, batch_size, workers)) as predictions:
+        rest = self.images[before:]
+        with closing(self.classifier.stream(rest, self.top, batch_size, self.threshold, workers)) as predictions:
             for prediction in predictions:
                 if prediction.error is not None:
                     unreadable(prediction)
@@ -131,7 +134,8 @@ def open_job(
     images: Sequence[Path],
     out: Path,
     *,
-    top: int = 5,
+    top: int | None = None,
+    threshold: float | None = None,
     part: tuple[int, int] | None = None,
     fresh: bool = False,
 ) -> Job:
@@ -144,10 +148,10 @@ def open_job(
     form = by_suffix(out)
     if part is not None:
         images, out = range_of(images, part), part_name(out, part)
-    made_of = _made_of(classifier, images, top, part)
+    made_of = _made_of(classifier, images, top, threshold, part)
     if fresh:
         _forget(out)
-    job = Job(classifier, images, out, made_of, form, top)
+    job = Job(classifier, images, out, made_of, form, top, threshold)
     record = _read_record(_record_of(out))
     if record is not None and out.is_file():
         _check_same(record, made_of, out)
@@ -197,7 +201,13 @@ def _begin(job: Job) -> None:
         job.done, job.unreadable = stop, job.unreadable + broken
 
 
-def _made_of(classifier: Classifier, images: Sequence[Path], top: int, part: tuple[int, int] | None) -> dict[str, Any]:
+def _made_of(
+    classifier: Classifier,
+    images: Sequence[Path],
+    top: int | None,
+    threshold: float | None,
+    part: tuple[int, int] | None,
+) -> dict[str, Any]:
     """All that decides what the file will hold."""
     digest = hashlib.sha256()
     for path in images:
@@ -211,6 +221,7 @@ def _made_of(classifier: Classifier, images: Sequence[Path], top: int, part: tup
         "labels": hashlib.sha256("\0".join(classifier.labels.names).encode()).hexdigest(),
         "engine": "torch" if classifier.engine is None else classifier.engine.name,
         "top": top,
+        "threshold": threshold,
         "images": {"number": len(images), "sha256": digest.hexdigest()},
         "part": None if part is None else list(part),
         "vitrail": version("vitrail"),

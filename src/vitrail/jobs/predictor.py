@@ -35,15 +35,17 @@ class Predictor:
         source: str | Path,
         *,
         model: str | None = None,
-        top: int = 5,
+        top: int | None = None,
+        threshold: float | None = None,
         column: str | None = None,
         batch_size: int = 32,
         device: str | None = None,
         whole_jpegs: bool = False,
     ) -> None:
-        if top < 1:
+        if top is not None and top < 1:
             raise ConfigError(f"top should be at least 1, found {top}")
-        self.source, self.model, self.top, self.column = source, model, top, column
+        self.source, self.model, self.column = source, model, column
+        self.top, self.threshold = top, threshold
         self.batch_size, self.device, self.whole_jpegs = batch_size, device, whole_jpegs
         self._classifier: Classifier | None = None
 
@@ -61,7 +63,7 @@ class Predictor:
         """A table, as columns of one length, with those of `ADDED`. Raises DataError without a column of images."""
         column = self._column(batch)
         images = [_image(value) for value in batch[column]]
-        found = list(self.classifier.stream(images, self.top, self.batch_size, workers=0))
+        found = list(self.classifier.stream(images, self.top, self.batch_size, self.threshold, workers=0))
         named = all(isinstance(image, str | Path) for image in images)
         return {name: values for name, values in batch.items() if named or name != column} | _columns(found)
 
