@@ -5,8 +5,8 @@
 Same weights (a model folder in timm's layout, which all three load), same photos, all cores. Each side is a process
 of its own that holds its model; it gets the names of some hundred photos and answers with the best class of each. What
 is timed is all between: reading, decoding, resizing, the network, the ranking. Starting the processes that decode
-counts, loading the model does not. The sides take turns on the same photos (A B C A B C), so that a busy machine is fair
-to all; a turn gives ratios, and the median and the quartiles of the ratios are reported.
+counts, loading the model does not. The sides take turns on the same photos (A B C A B C), so that a busy machine is
+fair to all; a turn gives ratios, and the median and the quartiles of the ratios are reported.
 
 - vitrail: `Classifier.stream`, which `vitrail predict` runs, with the engines that are named (--engines).
 - timm: its dataset, its loader with two workers and its transforms, the model in inference mode, as its inference.py
