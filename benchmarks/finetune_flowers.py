@@ -1,25 +1,26 @@
-"""Fine-tuning DeiT-Ti/16 on a folder of photos: vitrail's `finetune` recipe beside timm's parts in the same minutes.
+"""Fine-tuning DeiT-Ti/16 on a folder of photos: vitrail's `finetune` recipe beside timm's parts on the same budget.
 
-    vitrail train DATA --weights WEIGHTS --recipe finetune --out RUN
-    python benchmarks/finetune_flowers.py DATA WEIGHTS RUN --out finetune_flowers.json
+    python benchmarks/finetune_flowers.py DATA WEIGHTS RUN --seed 0 --out finetune_flowers.json
 
-The budget is the wall-clock time of RUN, whole: features, solving for the head, steps, evaluations. timm gets all of it
-for steps. Twelve steps with its loader, after four that warm up, say how many fit in; its schedule is as long as that,
-and what it took in the end is printed. Its evaluation comes on top. Both want the same quiet machine, one after the
-other.
+Both sides run on one thread each, images read in the same process, and the budget is processor time, which a busy
+machine does not stretch: all that the whole run of vitrail took, features, solving for the head and evaluations
+included. timm gets all of it for its steps. Twelve steps with its loader, after four that warm up, say how many fit
+in; its schedule is as long as that, and what it took in the end is printed. Its evaluation comes on top.
 
 timm's side: its transforms (random crops, RandAugment m7, random erasing 0.1), AdamW with layer decay 0.75, label
-smoothing 0.1, clipping, warm-up and cosine, its evaluation transform. Folder, weights, batch size, precision, cores and
-number of loader processes are the same; averaged weights, patch dropout and a solved head are the recipe's own.
+smoothing 0.1, clipping, warm-up and cosine, its evaluation transform. Folder, weights, batch size and precision are the
+same; averaged weights, patch dropout and a solved head are the recipe's own.
 """
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -29,6 +30,7 @@ from timm.optim import create_optimizer_v2
 from torch.utils.data import DataLoader
 
 from vitrail.train.allocator import keep_freed_memory
+from vitrail.train.run import train
 
 BATCH = 32  # images a step
 WARM, PILOT = 4, 12  # steps before, and of the measurement that says how many fit into the budget
@@ -56,28 +58,29 @@ class Timm:
 
 
 def run_timm(data: Path, weights: Path, seed: int, budget: float, precision: str) -> dict[str, float]:
-    """Held-out top-1 of timm's parts after as many steps as `budget` seconds give, and what they took."""
+    """Held-out top-1 of timm's parts after as many steps as `budget` processor seconds give, and what they took."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
     torch.manual_seed(seed)
     classes = len(list((data / "train").iterdir()))
     side = Timm(weights, classes, precision)
     config = resolve_data_config({}, model=side.model)
     train = create_transform(**config, is_training=True, auto_augment="rand-m7-mstd0.5", re_prob=0.1, scale=(0.25, 1.0))
     source = ImageDataset(data / "train", transform=train)
-    workers = len(os.sched_getaffinity(0))
-    batches = endless(DataLoader(source, BATCH, shuffle=True, drop_last=True, num_workers=workers))
+    batches = endless(DataLoader(source, BATCH, shuffle=True, drop_last=True))
     pilot, times = Timm(weights, classes, precision), []
     for images, labels in islice(batches, WARM + PILOT):
-        times.append(time.perf_counter())
+        times.append(time.process_time())
         pilot.step(images, labels, 1e-3)
-    times.append(time.perf_counter())
+    times.append(time.process_time())
     del pilot
     steps = round(budget * PILOT / (times[-1] - times[WARM]))
     print(f"timm: {steps} steps should take the run's {budget:.0f} s", flush=True)
-    began = time.perf_counter()
+    began = time.process_time()
     for done, (images, labels) in enumerate(islice(batches, steps)):
         warm, cosine = min(1.0, (done + 1) / (0.1 * steps)), torch.cos(torch.tensor(done / steps * torch.pi)).item()
         side.step(images, labels, warm * 0.5 * (1 + cosine))
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     return {"top1": evaluate_timm(side.model, data, create_transform(**config)), "steps": steps, "seconds": seconds}
 
 
@@ -96,26 +99,34 @@ def endless(loader: DataLoader) -> Iterator[tuple[Images, Labels]]:
         yield from loader
 
 
+def run_vitrail(data: Path, weights: Path, run: Path, seed: int) -> dict[str, Any]:
+    """The recipe, whole, as `vitrail train` runs it but for the thread and the loader."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    began = time.process_time()
+    train(data, weights=weights, recipe="finetune", out=run, seed=seed, overrides=["data.workers=0"])
+    spent, record = time.process_time() - began, json.loads((run / "run.json").read_text())
+    scores = {name: record["metrics"][name] for name in ("top1", "images")}
+    return {**scores, "steps": record["steps"], "seconds": spent, "precision": record["precision"]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a folder with train/ and val/ of class folders")
     parser.add_argument("weights", type=Path, help="a model folder in timm's layout")
-    parser.add_argument("run", type=Path, help="a finished run of vitrail on the same data and weights")
+    parser.add_argument("run", type=Path, help="the folder of vitrail's run; a new one")
     parser.add_argument("--out", type=Path, default=Path("finetune_flowers.json"))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    run = json.loads((options.run / "run.json").read_text())
-    keep_freed_memory()
-    found = run_timm(options.data, options.weights, options.seed, run["seconds"], run["precision"])
-    table = {
-        "vitrail": {"top1": run["metrics"]["top1"], "steps": run["steps"], "seconds": run["seconds"]},
-        "timm": {**found, "version": timm.__version__},
-        "seeds": {"vitrail": run["seed"], "timm": options.seed},
-        "precision": run["precision"],
-        "threads": torch.get_num_threads(),
-        "recipe": run["recipe"]["name"],
-    }
-    print(json.dumps(table))
+    if options.run.exists():
+        parser.error(f"{options.run} exists")
+    common = (options.data, options.weights)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as process:  # one a side
+        ours = process.submit(run_vitrail, *common, options.run, options.seed).result()
+        print("vitrail", json.dumps(ours), flush=True)
+        theirs = process.submit(run_timm, *common, options.seed, ours["seconds"], ours["precision"]).result()
+        print("timm", json.dumps(theirs), flush=True)
+    table = {"vitrail": ours, "timm": theirs, "timm_version": timm.__version__, "seed": options.seed}
     options.out.write_text(json.dumps(table, indent=2) + "\n")
 
 
