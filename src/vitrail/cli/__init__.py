@@ -22,6 +22,8 @@ from vitrail.cli.convert import convert
 from vitrail.cli.data import data
 from vitrail.cli.demo import demo
 from vitrail.cli.evaluate import evaluate
+from vitrail.cli.figures import figures
+from vitrail.cli.illustrate import illustrate
 from vitrail.cli.inspect import inspect
 from vitrail.cli.lr_find import lr_find
 from vitrail.cli.models import models
@@ -43,7 +45,9 @@ VERBS: tuple[Callable[..., None], ...] = (
     probe,
     report,
     predict,
+    illustrate,
     trace,
+    figures,
     convert,
     inspect,
     models,
