@@ -61,8 +61,21 @@ def predict(
     An image that cannot be read is named on stderr and the others are still predicted.
     """
     from vitrail.data.sources import list_images
-    from vitrail.errors import ConfigError
     from vitrail.inference import load
+
+    _check_numbers(top, threshold, workers)
+    _check_out(out, json, csv, part, fresh)
+    check({"--json": json, "--csv": csv, "--out": out})
+    paths = list_images(photos)
+    classifier = load(model_source, model=model, whole_jpegs=whole_jpegs)
+    if out is not None:
+        _to_file(classifier, paths, out, top, threshold, part, fresh, workers)
+    else:
+        _at_once(classifier, paths, top, threshold, workers, json, csv)
+
+
+def _check_numbers(top: int | None, threshold: float | None, workers: int | None) -> None:
+    from vitrail.errors import ConfigError
 
     if threshold is not None and not 0.0 <= threshold <= 1.0:
         raise ConfigError(f"--threshold should be a probability between 0 and 1, found {threshold:g}")
@@ -70,19 +83,26 @@ def predict(
         raise ConfigError(f"--top should be at least 1, found {top}")
     if workers is not None and workers < 0:
         raise ConfigError(f"--workers should be at least 0, found {workers}")
-    if out is not None and (json is not None or csv is not None):
+
+
+def _check_out(out: str | None, json: str | None, csv: str | None, part: tuple[int, int] | None, fresh: bool) -> None:
+    """What can be said of a job before the model is loaded."""
+    from pathlib import Path
+
+    from vitrail.errors import ConfigError
+    from vitrail.jobs.formats import by_suffix
+
+    if out is None:
+        if part is not None or fresh:
+            raise ConfigError(f"{'--fresh' if fresh else '--part'} goes with --out FILE")
+    elif json is not None or csv is not None:
         raise ConfigError("--out writes as the images come, --json and --csv at the end: give one or the other")
-    if out is None and (part is not None or fresh):
-        raise ConfigError(f"{'--fresh' if fresh else '--part'} goes with --out FILE")
-    check({"--json": json, "--csv": csv, "--out": out})
-    paths = list_images(photos)
-    if out is not None:
-        _prepare(out)
-    classifier = load(model_source, model=model, whole_jpegs=whole_jpegs)
-    if out is not None:
-        _to_file(classifier, paths, out, top, threshold, part, fresh, workers)
+    elif out == "-":
+        raise ConfigError(
+            "--out should be a file, which can be continued, not stdout: --json - and --csv - write there"
+        )
     else:
-        _at_once(classifier, paths, top, threshold, workers, json, csv)
+        by_suffix(Path(out))
 
 
 def _at_once(
@@ -113,20 +133,6 @@ def _at_once(
     if csv is not None:
         write(csv, as_csv(found))
     _check_any_read(sum(p.error is not None for p in found), len(found))
-
-
-def _prepare(out: str) -> None:
-    """What can be said of a job's file before the model is loaded."""
-    from pathlib import Path
-
-    from vitrail.errors import ConfigError
-    from vitrail.jobs.formats import by_suffix
-
-    if out == "-":
-        raise ConfigError(
-            "--out should be a file, which can be continued, not stdout: --json - and --csv - write there"
-        )
-    by_suffix(Path(out))
 
 
 def _to_file(
