@@ -1,6 +1,5 @@
 """How well a classifier names the images of a data set: one pass, every image counted once, classes matched by name."""
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from vitrail.data.sources import Dataset, Source, open_dataset
 from vitrail.errors import DataError, WeightsError, close_matches
 from vitrail.evaluate.predictions import ImageResult
 from vitrail.inference import Classifier, load
+from vitrail.models.build import weights_sha256
 from vitrail.ops import metrics
 from vitrail.report import (
     Calibration,
@@ -141,14 +141,15 @@ def evaluate_each(
     part = choose_part(data, split, classifier.record)
     places = torch.tensor(match_classes(part.source.classes, classifier.labels), dtype=torch.int64)
     shown = by_protocol(protocol, classifier.preprocess) if protocol else classifier.preprocess
-    images = EvaluationPass(part.source, shown, batch_size, workers)
+    engine = classifier.engine
+    images = EvaluationPass(part.source, shown, batch_size, workers, normalised=engine is None)
     outcomes: list[Outcome] = []
     done = 0
     training = classifier.model.training
     classifier.model.eval()
     try:
         for batch in images:
-            logits = _logits(classifier, batch.images, precision)
+            logits = _logits(classifier, batch.images, precision) if engine is None else engine(batch.images)
             _check_finite(logits)
             outcomes.append(Outcome.of(batch.index, logits, places[batch.labels.cpu()]))
             done += len(batch.index)
@@ -164,7 +165,7 @@ def evaluate_each(
         **_class_scores(found, classifier.labels),
         data=_data_facts(part),
         model=_model_facts(classifier, source_name, shown, protocol),
-        machine=machine(classifier.device, precision),
+        machine=machine(classifier.device, precision if engine is None else engine.name),
         unreadable=tuple(unreadable),
         mistakes=_mistakes(found, part.source, classifier.labels),
     )
@@ -238,15 +239,6 @@ def match_classes(classes: tuple[str, ...], labels: LabelSet) -> list[int]:
             "name one and the same; merge them"
         )
     return places
-
-
-def weights_sha256(model: torch.nn.Module) -> str:
-    """One hash over the names, types, shapes and values of all weights, the same for every file format and device."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _choices(labels: LabelSet) -> tuple[str, ...]:

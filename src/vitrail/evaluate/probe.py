@@ -18,10 +18,10 @@ from torch import Tensor
 from vitrail.config import Config, Preprocess, Probability
 from vitrail.data.sources import Dataset
 from vitrail.errors import ConfigError, UnknownName
-from vitrail.evaluate.classification import MAX_UNREADABLE, open_as_trained, weights_sha256
+from vitrail.evaluate.classification import MAX_UNREADABLE, open_as_trained
 from vitrail.evaluate.features import Features, check_readable, features
 from vitrail.evaluate.head import Method, fit_head, head_logits
-from vitrail.models.build import Network
+from vitrail.models.build import Network, weights_sha256
 from vitrail.ops.metrics import ranks, wilson
 from vitrail.report import Count, Machine, Unreadable, machine, percent, printable, sentence, table
 from vitrail.weights.load import Loaded, load_weights

@@ -26,13 +26,19 @@ class Attention(nn.Module):
         self.q_norm = nn.LayerNorm(d, eps=config.norm_eps) if config.qk_norm else None
         self.k_norm = nn.LayerNorm(d, eps=config.norm_eps) if config.qk_norm else None
         self.out = nn.Linear(width, width)
+        self.scale: float | None = None  # of the products before the softmax; None: 1 / sqrt(d). See models/fold.py
 
     def forward(
         self, x: Tokens, queries: int | None = None, rotation: Rotation | None = None
     ) -> Float[Tensor, "B Q D"]:
         """Attention of all tokens, or of the first `queries` tokens only, over all tokens."""
-        q, k, v = self.project(x, queries, rotation)
-        return self.merge(F.scaled_dot_product_attention(q, k, v))
+        return self.merge(self.attend(*self.project(x, queries, rotation)))
+
+    def attend(
+        self, q: Float[Tensor, "B h Q d"], k: Float[Tensor, "B h T d"], v: Float[Tensor, "B h T d"]
+    ) -> Float[Tensor, "B h Q d"]:
+        """What each query gathers of the values."""
+        return F.scaled_dot_product_attention(q, k, v, scale=self.scale)
 
     def project(
         self, x: Tokens, queries: int | None = None, rotation: Rotation | None = None
@@ -140,11 +146,11 @@ class AttentionPool(nn.Module):
 
     def forward(self, x: Tokens) -> Float[Tensor, "B D"]:
         """The pooled features."""
-        return self.finish(self.attention.merge(F.scaled_dot_product_attention(*self.project(x))))
+        return self.finish(self.attention.merge(self.attention.attend(*self.project(x))))
 
     def project(self, x: Tokens) -> tuple[Float[Tensor, "B h 1 d"], Float[Tensor, "B h T d"], Float[Tensor, "B h T d"]]:
         """The probe's query, and the tokens' keys and values."""
-        probe = self.probe.expand(len(x), -1, -1)
+        probe = self.probe.expand(x.shape[0], -1, -1)
         q, _, _ = self.attention.project(probe)
         _, k, v = self.attention.project(x, queries=1)
         return q, k, v

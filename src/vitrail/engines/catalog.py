@@ -1,0 +1,216 @@
+"""Engines by name, and the Classifier that runs on one.
+
+A name is a family and a precision, as in `openvino-bfloat16`; a family alone means float32. `auto` is whatever engine
+that is installed was fastest on this machine (engines/trial.py).
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from vitrail.engines import aoti, onnxruntime, openvino
+from vitrail.engines.cache import cached, network_key
+from vitrail.engines.torch import TorchEngine
+from vitrail.errors import ConfigError, MissingExtra, UnknownName, WeightsError
+from vitrail.inference import Classifier, Engine
+from vitrail.models.build import Network, weights_sha256
+from vitrail.models.fold import Folded, fold
+from vitrail.weights.files import read_json
+
+MANIFEST = "vitrail-export.json"  # of an exported folder
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Row:
+    """An engine. `package` is what must be installed beside torch, `extra` what brings it. `trial`: whether `auto`
+    considers it, which neither an approximation is nor what takes a minute to build."""
+
+    family: str
+    precision: str
+    package: str | None = None
+    extra: str = ""
+    trial: bool = False
+
+    @property
+    def installed(self) -> bool:
+        return self.package is None or find_spec(self.package) is not None
+
+
+def _rows() -> dict[str, Row]:
+    rows = [
+        Row("torch", "float32", trial=True),
+        Row("torch", "bfloat16", trial=True),
+        Row("torch", "float16"),
+        Row("compiled", "float32"),
+        Row("compiled", "bfloat16"),
+        Row("compiled", "float16"),
+        Row("openvino", "float32", "openvino", "openvino", trial=True),
+        Row("openvino", "bfloat16", "openvino", "openvino", trial=True),
+        Row("openvino", "int8", "nncf", "openvino"),
+        Row("onnxruntime", "float32", "onnxruntime", "onnx", trial=True),
+        Row("onnxruntime", "int8", "onnxruntime", "onnx"),
+        Row("aoti", "float32"),
+        Row("aoti", "bfloat16"),
+    ]
+    return {f"{row.family}-{row.precision}": row for row in rows}
+
+
+ENGINES: Mapping[str, Row] = _rows()
+FAMILIES = tuple(dict.fromkeys(row.family for row in ENGINES.values()))
+
+
+def find_engine(engine: str, precision: str | None = None) -> str:
+    """The name of a row, from a name, or a family with a precision. UnknownName."""
+    name = engine if engine in ENGINES else f"{engine}-{precision or 'float32'}"
+    if name not in ENGINES or (engine in ENGINES and precision not in (None, ENGINES[engine].precision)):
+        raise UnknownName("engine", name if precision else engine, (AUTO, *FAMILIES, *ENGINES))
+    return name
+
+
+def load(
+    source: str | Path,
+    model: str | None = None,
+    device: str | None = None,
+    *,
+    engine: str | Path = "torch",
+    precision: str | None = None,
+    calibrate: str | Path | None = None,
+) -> Classifier:
+    """The Classifier of a run folder, model folder, weights file (with `model` naming the architecture) or Hugging
+    Face id.
+
+    `engine` computes its logits: `torch`, the default, is the network itself and exact; a name or family of ENGINES;
+    `auto`, the fastest installed here, which may compute in bfloat16 (cosine of the logits at least 0.999); or a folder
+    that `vitrail export` wrote for these very weights. `precision` completes a family. `calibrate`: photos, for int8.
+    Raises WeightsError, UnknownName, ConfigError or MissingExtra.
+    """
+    from vitrail.inference import load as load_classifier
+
+    return with_engine(load_classifier(source, model, device), engine, precision, calibrate)
+
+
+def with_engine(
+    classifier: Classifier,
+    engine: str | Path = "torch",
+    precision: str | None = None,
+    calibrate: str | Path | None = None,
+) -> Classifier:
+    """The classifier, on an engine; see `load`."""
+    if (Path(engine) / MANIFEST).is_file():
+        classifier.engine = open_export(Path(engine), classifier)
+    elif str(engine) == AUTO:
+        from vitrail.engines.trial import fastest
+
+        classifier.engine = make_engine(fastest(classifier), classifier)
+    elif (name := find_engine(str(engine), precision)) != "torch-float32":
+        pixels = None
+        if calibrate is not None:
+            from vitrail.engines.calibration import calibration_pixels
+
+            pixels = calibration_pixels(classifier, calibrate)
+        classifier.engine = make_engine(name, classifier, pixels)
+    else:
+        classifier.engine = None
+    return classifier
+
+
+def make_engine(name: str, classifier: Classifier, calibration: UInt8[Tensor, "N 3 H W"] | None = None) -> Engine:
+    """The engine `name` (a row of ENGINES) for a classifier's network, from the cache where it was built before.
+    `calibration`: pixels that `fit` prepared, for openvino-int8. MissingExtra, ConfigError."""
+    row = ENGINES[name]
+    if not row.installed:
+        raise MissingExtra(str(row.package), row.extra, f"the engine {name}")
+    if row.family in ("torch", "compiled"):
+        folded = fold(classifier.model, classifier.preprocess)
+        return TorchEngine(folded, name, row.precision, classifier.device, row.family == "compiled")
+    make = partial(fold, _on_cpu(classifier.model), classifier.preprocess)
+    key = partial(network_key, classifier.model, preprocess=classifier.preprocess.model_dump(mode="json"))
+    return _BUILDERS[row.family](name, row.precision, make, key, calibration)
+
+
+def _on_cpu(model: Network) -> Network:
+    if next(model.parameters()).device.type == "cpu":
+        return model
+    from copy import deepcopy
+
+    return deepcopy(model).cpu()
+
+
+Make = Callable[[], Folded]
+Key = Callable[..., str]
+
+
+def _openvino(name: str, precision: str, make: Make, key: Key, calibration: Tensor | None) -> Engine:
+    openvino.library()
+    if precision != "int8":
+        folder = cached(key(graph="openvino"), lambda new: openvino.write(openvino.convert(make()), new))
+        return openvino.OpenVINOEngine(folder / openvino.GRAPH, name, precision, folder / f"compiled-{precision}")
+    if calibration is None:
+        raise ConfigError(
+            "the engine openvino-int8 must see photos to choose its scales: give calibrate=, or write it once with "
+            "`vitrail export MODEL OUT --to openvino --precision int8 --calibrate PHOTOS` and name OUT as the engine"
+        )
+    from vitrail.engines.quantize import quantize
+
+    seen = hashlib.sha256(calibration.contiguous().numpy().tobytes()).hexdigest()
+    folder = cached(
+        key(graph="openvino-int8", calibration=seen),
+        lambda new: openvino.write(quantize(openvino.convert(make()), calibration), new),
+    )
+    return openvino.OpenVINOEngine(folder / openvino.GRAPH, name, precision, folder / "compiled")
+
+
+def _onnxruntime(name: str, precision: str, make: Make, key: Key, calibration: Tensor | None) -> Engine:
+    folder = cached(key(graph="onnx"), lambda new: onnxruntime.write(make(), new))
+    if precision == "int8":
+        whole = folder
+        folder = cached(key(graph="onnx-int8"), lambda new: onnxruntime.quantize(whole, new))
+    return onnxruntime.ONNXRuntimeEngine(folder / onnxruntime.GRAPH, name)
+
+
+def _aoti(name: str, precision: str, make: Make, key: Key, calibration: Tensor | None) -> Engine:
+    folder = cached(key(graph=name), lambda new: aoti.write(make(), new, precision))
+    return aoti.AOTIEngine(folder / aoti.PACKAGE, name)
+
+
+_BUILDERS: Mapping[str, Callable[[str, str, Make, Key, Tensor | None], Engine]] = {
+    "openvino": _openvino,
+    "onnxruntime": _onnxruntime,
+    "aoti": _aoti,
+}
+
+
+def open_export(folder: Path, classifier: Classifier) -> Engine:
+    """The engine in a folder that `vitrail export` wrote, checked to be of these weights and this preprocessing, with
+    the files it was written with. WeightsError."""
+    from vitrail.weights.checkpoint import sha256
+
+    table = read_json(folder / MANIFEST)
+    try:
+        target, precision, files = table["target"], table["precision"], dict(table["sha256"])
+        same = table["weights_sha256"] == weights_sha256(classifier.model)
+        shown = table["preprocess"] == json.loads(classifier.preprocess.model_dump_json())
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{folder / MANIFEST} is not usable: it lacks or mistypes {error}") from error
+    if not (same and shown):
+        raise WeightsError(f"{folder} was exported from other weights or preprocessing than this model's")
+    for name, digest in files.items():
+        if Path(name).name != name or not (folder / name).is_file() or sha256(folder / name) != digest:
+            raise WeightsError(f"{folder / name} is not the file that was exported; the folder is damaged or edited")
+    name = f"{table['target']}-{precision}"
+    if target == "openvino" and openvino.GRAPH in files:
+        return openvino.OpenVINOEngine(folder / openvino.GRAPH, name, precision)
+    if target == "onnx" and onnxruntime.GRAPH in files:
+        onnxruntime.check_file(folder / onnxruntime.GRAPH)
+        return onnxruntime.ONNXRuntimeEngine(folder / onnxruntime.GRAPH, name)
+    if target == "aoti" and aoti.PACKAGE in files:
+        return aoti.AOTIEngine(folder / aoti.PACKAGE, name)
+    raise WeightsError(f"{folder} holds a {target!r} export, which is no engine; engines: openvino, onnx, aoti")
