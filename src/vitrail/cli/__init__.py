@@ -18,10 +18,12 @@ import cyclopts
 
 from vitrail import __version__
 from vitrail.cli.batch_find import batch_find
+from vitrail.cli.benchmark import benchmark
 from vitrail.cli.convert import convert
 from vitrail.cli.data import data
 from vitrail.cli.demo import demo
 from vitrail.cli.evaluate import evaluate
+from vitrail.cli.export import export
 from vitrail.cli.inspect import inspect
 from vitrail.cli.lr_find import lr_find
 from vitrail.cli.models import models
@@ -43,6 +45,8 @@ VERBS: tuple[Callable[..., None], ...] = (
     report,
     predict,
     convert,
+    export,
+    benchmark,
     inspect,
     models,
 )

@@ -10,7 +10,7 @@ from vitrail.data.sources import list_images
 from vitrail.errors import DataError, ImageError
 from vitrail.inference import Classifier
 
-ENOUGH = 300  # photos; more were no better (docs/log.md)
+ENOUGH = 100  # photos; 300 were no better (docs/log.md)
 
 
 def calibration_pixels(classifier: Classifier, photos: str | Path, count: int = ENOUGH) -> UInt8[Tensor, "N 3 H W"]:

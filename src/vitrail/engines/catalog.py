@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import UInt8
 from torch import Tensor
@@ -65,6 +66,11 @@ def _rows() -> dict[str, Row]:
 
 ENGINES: Mapping[str, Row] = _rows()
 FAMILIES = tuple(dict.fromkeys(row.family for row in ENGINES.values()))
+
+
+def on_trial() -> list[str]:
+    """The engines that `auto` chooses from on this machine."""
+    return [name for name, row in ENGINES.items() if row.trial and row.installed]
 
 
 def find_engine(engine: str, precision: str | None = None) -> str:
@@ -189,28 +195,33 @@ _BUILDERS: Mapping[str, Callable[[str, str, Make, Key, Tensor | None], Engine]] 
 
 
 def open_export(folder: Path, classifier: Classifier) -> Engine:
-    """The engine in a folder that `vitrail export` wrote, checked to be of these weights and this preprocessing, with
-    the files it was written with. WeightsError."""
+    """The engine in a folder that `vitrail export` wrote, checked to be of these weights and this preprocessing.
+    WeightsError."""
+    engine, table = open_folder(folder)
+    own = weights_sha256(classifier.model), json.loads(classifier.preprocess.model_dump_json())
+    if (table.get("weights_sha256"), table.get("preprocess")) != own:
+        raise WeightsError(f"{folder} was exported from other weights or preprocessing than this model's")
+    return engine
+
+
+def open_folder(folder: Path) -> tuple[Engine, Mapping[str, Any]]:
+    """The engine in an exported folder, whose files are those it was written with, and its manifest. WeightsError."""
     from vitrail.weights.checkpoint import sha256
 
     table = read_json(folder / MANIFEST)
     try:
-        target, precision, files = table["target"], table["precision"], dict(table["sha256"])
-        same = table["weights_sha256"] == weights_sha256(classifier.model)
-        shown = table["preprocess"] == json.loads(classifier.preprocess.model_dump_json())
+        target, precision, files = str(table["target"]), str(table["precision"]), dict(table["sha256"])
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{folder / MANIFEST} is not usable: it lacks or mistypes {error}") from error
-    if not (same and shown):
-        raise WeightsError(f"{folder} was exported from other weights or preprocessing than this model's")
     for name, digest in files.items():
         if Path(name).name != name or not (folder / name).is_file() or sha256(folder / name) != digest:
             raise WeightsError(f"{folder / name} is not the file that was exported; the folder is damaged or edited")
-    name = f"{table['target']}-{precision}"
+    name = f"{target}-{precision}"
     if target == "openvino" and openvino.GRAPH in files:
-        return openvino.OpenVINOEngine(folder / openvino.GRAPH, name, precision)
+        return openvino.OpenVINOEngine(folder / openvino.GRAPH, name, precision), table
     if target == "onnx" and onnxruntime.GRAPH in files:
         onnxruntime.check_file(folder / onnxruntime.GRAPH)
-        return onnxruntime.ONNXRuntimeEngine(folder / onnxruntime.GRAPH, name)
+        return onnxruntime.ONNXRuntimeEngine(folder / onnxruntime.GRAPH, name), table
     if target == "aoti" and aoti.PACKAGE in files:
-        return aoti.AOTIEngine(folder / aoti.PACKAGE, name)
+        return aoti.AOTIEngine(folder / aoti.PACKAGE, name), table
     raise WeightsError(f"{folder} holds a {target!r} export, which is no engine; engines: openvino, onnx, aoti")

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from vitrail.engines.cache import cache_folder, network_key, read_table
-from vitrail.engines.catalog import ENGINES, make_engine
+from vitrail.engines.catalog import ENGINES, make_engine, on_trial
 from vitrail.errors import StorageError, UserError
 from vitrail.inference import Classifier, Engine
 from vitrail.report import write_text
@@ -77,8 +77,8 @@ def compare(
             trials[name] = Trial(name, batch, error=str(error))
             continue
         spent, grown = time.perf_counter() - began, max(0, _resident() - before)
-        differences = _differences(expected, _logits(engines[name], shown, batch))
-        trials[name] = Trial(name, batch, (), spent, grown, *differences)
+        found = differences(expected, _logits(engines[name], shown, batch))
+        trials[name] = Trial(name, batch, (), spent, grown, found.lowest_cosine, found.largest, found.agreement)
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     for turn in range(rounds + 1):
         for name, engine in engines.items():
@@ -102,8 +102,7 @@ def fastest(classifier: Classifier, batch: int = 8) -> str:
     known = cache_folder() / f"choice-{network_key(classifier.model, batch=batch)}.json"
     if (table := read_table(known)) is not None and table.get("engine") in ENGINES:
         return str(table["engine"])
-    names = [name for name, row in ENGINES.items() if row.trial and row.installed]
-    trials = compare(classifier, names, batch, rounds=5)
+    trials = compare(classifier, on_trial(), batch, rounds=5)
     name = choose(trials)
     remember(known, name, trials)
     return name
@@ -132,13 +131,23 @@ def _logits(engine: Engine, images: Tensor, batch: int) -> Logits:
     return torch.cat([engine(part) for part in images.split(batch)])
 
 
-def _differences(expected: Logits, found: Logits) -> tuple[float, float, float]:
-    """Lowest cosine, largest difference, share of the same first class; of logits less their mean, which no softmax
-    sees."""
+@dataclass(frozen=True)
+class Differences:
+    """Between two tables of logits; cosines are of logits less their mean, which no softmax sees."""
+
+    lowest_cosine: float
+    mean_cosine: float
+    largest: float
+    agreement: float  # share of the images with the same first class
+
+
+def differences(expected: Logits, found: Logits) -> Differences:
+    """How far `found` is from `expected`, image by image."""
     a, b = (x.double() - x.double().mean(dim=1, keepdim=True) for x in (expected, found))
-    cosine = torch.nn.functional.cosine_similarity(a, b, dim=1).min()
+    cosines = torch.nn.functional.cosine_similarity(a, b, dim=1)
     same = (a.argmax(dim=1) == b.argmax(dim=1)).double().mean()
-    return float(cosine), float((expected.double() - found.double()).abs().max()), float(same)
+    largest = (expected.double() - found.double()).abs().max()
+    return Differences(float(cosines.min()), float(cosines.mean()), float(largest), float(same))
 
 
 def _resident() -> int:

@@ -27,6 +27,8 @@ OPTIONS = {
     "report": ["RUN", "--json", "--html"],
     "predict": ["MODEL", "IMAGE_OR_FOLDER", "--model", "--engine", "--top", "--json", "--csv"],
     "convert": ["SOURCE", "OUT", "--to", "--model", "--image-size", "--allow-loss"],
+    "export": ["MODEL", "OUT", "--to", "--model", "--precision", "--calibrate", "--check"],
+    "benchmark": ["MODEL", "--model", "--engines", "--batch", "--rounds", "--images", "--calibrate", "--json"],
     "inspect": ["SOURCE", "--model", "--image-size", "--json"],
     "models": ["FILTER", "--weights", "--json"],
 }
