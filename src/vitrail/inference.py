@@ -67,11 +67,11 @@ class Classifier:
     def fit(self, image: ImageLike, policy: DecodePolicy | None = None) -> Fitted:
         """A file, its bytes, or decoded pixels (3 H W, uint8), decoded, resized and cropped. ImageError if
         unreadable."""
-        return fit(self._pixels(image, policy), self.preprocess)
+        return fit(self.pixels(image, policy), self.preprocess)
 
     def prepare(self, image: ImageLike, policy: DecodePolicy | None = None) -> Float[Tensor, "3 H W"]:
         """The model's input for a file, its bytes, or decoded pixels (3 H W, uint8). ImageError if unreadable."""
-        return preprocess(self._pixels(image, policy), self.preprocess)
+        return preprocess(self.pixels(image, policy), self.preprocess)
 
     def predict(self, images: ImageLike | Sequence[ImageLike], top: int = 5, batch_size: int = 32) -> list[Prediction]:
         """The `top` most probable classes of each image; an unreadable one carries its reason in `error`."""
@@ -95,7 +95,8 @@ class Classifier:
         except ImageError as error:
             return error.reason
 
-    def _pixels(self, image: ImageLike, policy: DecodePolicy | None) -> Pixels:
+    def pixels(self, image: ImageLike, policy: DecodePolicy | None = None) -> Pixels:
+        """The decoded pixels (3 H W, uint8) of a file or its bytes. ImageError if unreadable."""
         if isinstance(image, Tensor):
             return image
         return decode(image if isinstance(image, bytes) else read_bytes(Path(image)), policy or DecodePolicy())

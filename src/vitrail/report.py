@@ -300,15 +300,20 @@ def machine(device: torch.device, precision: str) -> Machine:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text so that `path` is either the old file or the whole new one, even if the power fails.
+    """`write_bytes` of UTF-8 text."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write so that `path` is either the old file or the whole new one, even if the power fails.
 
     Raises StorageError naming the path and the reason; nothing is left behind then.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

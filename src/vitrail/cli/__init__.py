@@ -30,6 +30,7 @@ from vitrail.cli.models import models
 from vitrail.cli.predict import predict
 from vitrail.cli.probe import probe
 from vitrail.cli.report import report
+from vitrail.cli.trace import trace
 from vitrail.cli.train import train
 
 DONE, DEFECT, MISTAKE, INTERRUPTED, READER_GONE = 0, 1, 2, 130, 141
@@ -44,6 +45,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     probe,
     report,
     predict,
+    trace,
     convert,
     export,
     benchmark,

@@ -89,6 +89,7 @@ def load(
     engine: str | Path = "torch",
     precision: str | None = None,
     calibrate: str | Path | None = None,
+    merge: int = 0,
 ) -> Classifier:
     """The Classifier of a run folder, model folder, weights file (with `model` naming the architecture) or Hugging
     Face id.
@@ -96,11 +97,12 @@ def load(
     `engine` computes its logits: `torch`, the default, is the network itself and exact; a name or family of ENGINES;
     `auto`, the fastest installed here, which may compute in bfloat16 (cosine of the logits at least 0.999); or a folder
     that `vitrail export` wrote for these very weights. `precision` completes a family. `calibrate`: photos, for int8.
+    `merge`: tokens that merge into others in each block (ToMe), an approximation on any engine but the default's.
     Raises WeightsError, UnknownName, ConfigError or MissingExtra.
     """
     from vitrail.inference import load as load_classifier
 
-    return with_engine(load_classifier(source, model, device), engine, precision, calibrate)
+    return with_engine(load_classifier(source, model, device), engine, precision, calibrate, merge)
 
 
 def with_engine(
@@ -108,6 +110,7 @@ def with_engine(
     engine: str | Path = "torch",
     precision: str | None = None,
     calibrate: str | Path | None = None,
+    merge: int = 0,
 ) -> Classifier:
     """The classifier, on an engine; see `load`."""
     if (Path(engine) / MANIFEST).is_file():
@@ -115,30 +118,33 @@ def with_engine(
     elif str(engine) == AUTO:
         from vitrail.engines.trial import fastest
 
-        classifier.engine = make_engine(fastest(classifier), classifier)
-    elif (name := find_engine(str(engine), precision)) != "torch-float32":
+        classifier.engine = make_engine(fastest(classifier), classifier, merge=merge)
+    elif (name := find_engine(str(engine), precision)) != "torch-float32" or merge:
         pixels = None
         if calibrate is not None:
             from vitrail.engines.calibration import calibration_pixels
 
             pixels = calibration_pixels(classifier, calibrate)
-        classifier.engine = make_engine(name, classifier, pixels)
+        classifier.engine = make_engine(name, classifier, pixels, merge)
     else:
         classifier.engine = None
     return classifier
 
 
-def make_engine(name: str, classifier: Classifier, calibration: UInt8[Tensor, "N 3 H W"] | None = None) -> Engine:
+def make_engine(
+    name: str, classifier: Classifier, calibration: UInt8[Tensor, "N 3 H W"] | None = None, merge: int = 0
+) -> Engine:
     """The engine `name` (a row of ENGINES) for a classifier's network, from the cache where it was built before.
-    `calibration`: pixels that `fit` prepared, for openvino-int8. MissingExtra, ConfigError."""
+    `calibration`: pixels that `fit` prepared, for openvino-int8. `merge`: see `load`. MissingExtra, ConfigError."""
     row = ENGINES[name]
     if not row.installed:
         raise MissingExtra(str(row.package), row.extra, f"the engine {name}")
     if row.family in ("torch", "compiled"):
-        folded = fold(classifier.model, classifier.preprocess)
+        folded = fold(classifier.model, classifier.preprocess, merge)
         return TorchEngine(folded, name, row.precision, classifier.device, row.family == "compiled")
-    make = partial(fold, _on_cpu(classifier.model), classifier.preprocess)
-    key = partial(network_key, classifier.model, preprocess=classifier.preprocess.model_dump(mode="json"))
+    make = partial(fold, _on_cpu(classifier.model), classifier.preprocess, merge)
+    shown = classifier.preprocess.model_dump(mode="json")
+    key = partial(network_key, classifier.model, preprocess=shown, merge=merge)
     return _BUILDERS[row.family](name, row.precision, make, key, calibration)
 
 

@@ -41,10 +41,8 @@ def read_weights(model: ViT, record: Trace) -> Float[Tensor, "B T"]:
         weights[:, patches] = 1 / count
     elif config.pool == "token_gap":
         weights[:, 0], weights[:, patches] = 0.5, 0.5 / count
-    elif model.attention_pool is not None:
-        q, k, _ = model.attention_pool.project(tokens[:, patches])
-        looks = torch.softmax(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5, dim=-1)  # B h 1 P
-        weights[:, patches] = looks.mean(dim=1)[:, 0]
+    elif record.pool_attention is not None:
+        weights[:, patches] = record.pool_attention.mean(dim=1)[:, 0]
     return weights
 
 

@@ -23,11 +23,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from vitrail.config import Preprocess
+from vitrail.errors import ConfigError
 from vitrail.models.build import Network
 from vitrail.models.layers import MLP, Attention, AttentionPool, LayerScale
+from vitrail.models.merge import check_mergeable, merging_block, weight
 from vitrail.models.resnet import ResNet, StdConv, same_padding
 from vitrail.models.vit import EncoderBlock, ViT
-from vitrail.types import Logits
+from vitrail.types import Logits, Tokens
 
 
 class FoldedViT(nn.Module):
@@ -37,9 +39,11 @@ class FoldedViT(nn.Module):
     prefix: Tensor  # 1 S D
     shift: Tensor  # 1 C 1 1, subtracted from the pixels of a hybrid
 
-    def __init__(self, network: ViT, preprocess: Preprocess) -> None:
+    def __init__(self, network: ViT, preprocess: Preprocess, merge: int = 0) -> None:
         super().__init__()
         config = network.config
+        check_mergeable(config, merge)
+        self.merge = merge
         whole = copy.deepcopy(network).eval().double()
         dtype = next(network.parameters()).dtype
         positions = whole.positions(whole.patch_embedding.weight)
@@ -71,8 +75,21 @@ class FoldedViT(nn.Module):
         x = self.network.patch_embedding(x).flatten(2).transpose(1, 2) + self.positions  # B P D
         if self.prefix.shape[1]:
             x = torch.cat([self.prefix.expand(x.shape[0], -1, -1), x], dim=1)  # B T D
+        x = self.network.norm_before(x)
         turn = None if self.cos is None else (cast(Tensor, self.cos), cast(Tensor, self.sin))
-        return self.network.classify(self.network.run(self.network.norm_before(x), turn))
+        return self.network.classify(self.run_merging(x) if self.merge else self.network.run(x, turn))
+
+    def run_merging(self, x: Tokens) -> Float[Tensor, "B F"] | Float[Tensor, "B N F"]:
+        """The pooled tokens, where each block but the last leaves `merge` tokens fewer (models/merge.py)."""
+        network = self.network
+        size = torch.ones_like(x[..., :1])
+        for block in network.blocks[:-1]:
+            x, size = merging_block(block, x, size, self.merge, network.config.prefix)
+        block, read = network.blocks[-1], network.config.heading
+        q, k, v = block.attention.project(block.norm1(x), read)
+        heads = F.scaled_dot_product_attention(q, k, v, attn_mask=weight(size), scale=block.attention.scale)
+        x = x[:, :read] + block.scale1(block.attention.merge(heads))
+        return network.pool(x + block.scale2(block.mlp(block.norm2(x))))
 
 
 class FoldedResNet(nn.Module):
@@ -109,11 +126,15 @@ class FixedConv(nn.Module):
 Folded = FoldedViT | FoldedResNet
 
 
-def fold(network: Network, preprocess: Preprocess) -> Folded:
-    """The inference form of a network on images prepared by `preprocess`. The network itself is left as it is."""
+def fold(network: Network, preprocess: Preprocess, merge: int = 0) -> Folded:
+    """The inference form of a network on images prepared by `preprocess`. The network itself is left as it is. `merge`
+    tokens of each block merge into others, an approximation (models/merge.py); ConfigError where they cannot."""
     with torch.no_grad():
-        kind = FoldedResNet if isinstance(network, ResNet) else FoldedViT
-        return kind(network, preprocess)  # type: ignore[arg-type]
+        if not isinstance(network, ResNet):
+            return FoldedViT(network, preprocess, merge)
+        if merge:
+            raise ConfigError("a ResNet has no tokens to merge")
+        return FoldedResNet(network, preprocess)
 
 
 def _joined_before(whole: ViT, nothing: Tensor, positions: Tensor | None) -> Tensor:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from vitrail.config import ViTConfig
 from vitrail.types import Tokens
 
+WRITTEN_OUT = 1024  # most tokens whose scores are held in memory at once
 Rotation = tuple[Tensor, Tensor]  # cosines and sines (T d); one and zero for prefix tokens
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention MSA (ViT paper, appendix A), on torch's fused kernel."""
+    """Multi-head self-attention MSA (ViT paper, appendix A)."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -32,13 +33,8 @@ class Attention(nn.Module):
         self, x: Tokens, queries: int | None = None, rotation: Rotation | None = None
     ) -> Float[Tensor, "B Q D"]:
         """Attention of all tokens, or of the first `queries` tokens only, over all tokens."""
-        return self.merge(self.attend(*self.project(x, queries, rotation)))
-
-    def attend(
-        self, q: Float[Tensor, "B h Q d"], k: Float[Tensor, "B h T d"], v: Float[Tensor, "B h T d"]
-    ) -> Float[Tensor, "B h Q d"]:
-        """What each query gathers of the values."""
-        return F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        q, k, v = self.project(x, queries, rotation)
+        return self.merge(attend(q, k, v, self.scale))
 
     def project(
         self, x: Tokens, queries: int | None = None, rotation: Rotation | None = None
@@ -146,7 +142,7 @@ class AttentionPool(nn.Module):
 
     def forward(self, x: Tokens) -> Float[Tensor, "B D"]:
         """The pooled features."""
-        return self.finish(self.attention.merge(self.attention.attend(*self.project(x))))
+        return self.finish(self.attention.merge(attend(*self.project(x), self.attention.scale)))
 
     def project(self, x: Tokens) -> tuple[Float[Tensor, "B h 1 d"], Float[Tensor, "B h T d"], Float[Tensor, "B h T d"]]:
         """The probe's query, and the tokens' keys and values."""
@@ -158,6 +154,18 @@ class AttentionPool(nn.Module):
     def finish(self, x: Float[Tensor, "B 1 D"]) -> Float[Tensor, "B D"]:
         """From what attention gathered to the features."""
         return (x + self.mlp(self.norm(x)))[:, 0]
+
+
+def attend(
+    q: Float[Tensor, "B h Q d"], k: Float[Tensor, "B h T d"], v: Float[Tensor, "B h T d"], scale: float | None = None
+) -> Float[Tensor, "B h Q d"]:
+    """softmax(q k' / sqrt(d)) v (ViT paper, equations 6 and 7), by torch's fused kernel; in bfloat16 on a processor as
+    written, where that is three to five times as fast (docs/log.md) and the scores of so few tokens are small. `scale`
+    in place of 1 / sqrt(d)."""
+    if q.dtype != torch.bfloat16 or q.device.type != "cpu" or k.shape[2] > WRITTEN_OUT:
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    return (q * scale @ k.transpose(2, 3)).softmax(-1) @ v
 
 
 def rotate(x: Float[Tensor, "B h T d"], cos: Float[Tensor, "T d"], sin: Float[Tensor, "T d"]) -> Tensor:

@@ -101,11 +101,14 @@ class BlockTrace:
 class Trace:
     """A forward pass from pixels to logits. `places` are the patches that are in the sequence, row by row."""
 
-    patches: Float[Tensor, "B P D"] | None  # linearly embedded, before positions and prefix; None in a continued trace
+    stem: Float[Tensor, "B C R S"] | None  # a hybrid's feature map, which its patches are cut from; else None
+    patches: Float[Tensor, "B P D"]  # linearly embedded, before positions and prefix
     embedded: Tokens  # after both, equation 1
     blocks: tuple[BlockTrace, ...]
     tokens: Tokens  # all tokens after the final norm
-    pooled: Float[Tensor, "B ..."]  # what the head sees, equation 4: the class token, a mean, ...
+    pool_attention: Float[Tensor, "B h 1 S"] | None  # of a head that pools by attention (`map`): to each patch
+    pooled: Float[Tensor, "B ..."]  # what the pool makes of the tokens, equation 4: the class token, a mean, ...
+    pre_logits: Float[Tensor, "B ..."]  # what the linear head reads: `pooled`, behind the tanh layer where there is one
     logits: Logits
     places: Int[Tensor, " S"]
     prefix: int  # tokens before the patches
@@ -162,13 +165,12 @@ def _trace(
 ) -> tuple[Logits, Trace]:
     first = change.first_block(model.config.depth) if clean is not None else 0
     places = _places(model, images, change)
-    patches = None
     blocks: list[BlockTrace] = []
     if clean is not None and first > 0:
-        patches, embedded, blocks = clean.patches, clean.embedded, [*clean.blocks[:first]]
+        stem, patches, embedded, blocks = clean.stem, clean.patches, clean.embedded, [*clean.blocks[:first]]
         x = blocks[-1].after_mlp
     else:
-        patches, embedded = _embed(model, images, change, places)
+        stem, patches, embedded = _embed(model, images, change, places)
         x = embedded
     turn = _rotation(model, images, change, places)
     stream = [] if model.config.pool_blocks == 1 else [b.after_mlp for b in blocks]
@@ -177,9 +179,24 @@ def _trace(
         x = record["after_mlp"]
         stream.append(x)
         blocks.append(BlockTrace({name: record[name] for name in PARTS if name in parts}))
-    pooled = model.pool(x, stream[:-1])
+    looks, pooled = _pool(model, x, stream[:-1])
+    read = pooled if model.pre_logits is None else torch.tanh(model.pre_logits(pooled))
     logits = model.classify(pooled)
-    return logits, Trace(patches, embedded, tuple(blocks), model.norm(x), pooled, logits, places, model.config.prefix)
+    prefix = model.config.prefix
+    return logits, Trace(
+        stem, patches, embedded, tuple(blocks), model.norm(x), looks, pooled, read, logits, places, prefix
+    )
+
+
+def _pool(model: ViT, x: Tokens, earlier: list[Tensor]) -> tuple[Tensor | None, Tensor]:
+    """The pooled tokens, and, where attention pools them, its weights, through which they are computed."""
+    pool, config = model.attention_pool, model.config
+    if pool is None:
+        return None, model.pool(x, earlier)
+    q, k, v = pool.project((x if config.norm_after_pool else model.norm(x))[:, config.prefix :])
+    looks = torch.softmax(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5, dim=-1)  # B h 1 S
+    pooled = pool.finish(pool.attention.merge(looks @ v))
+    return looks, model.norm(pooled) if config.norm_after_pool else pooled
 
 
 def _places(model: ViT, images: Images, change: Intervention) -> Int[Tensor, " S"]:
@@ -189,9 +206,11 @@ def _places(model: ViT, images: Images, change: Intervention) -> Int[Tensor, " S
 
 def _embed(
     model: ViT, images: Images, change: Intervention, places: Int[Tensor, " S"]
-) -> tuple[Float[Tensor, "B P D"], Float[Tensor, "B T D"]]:
-    """The embedded patches, and the tokens that enter the first block, as the intervention has them."""
-    patches = x = model.patches(images)
+) -> tuple[Tensor | None, Float[Tensor, "B P D"], Float[Tensor, "B T D"]]:
+    """The stem's feature map, the embedded patches, and the tokens that enter the first block, as the intervention has
+    them."""
+    stem = None if model.stem is None else model.stem.features(images)
+    patches = x = model.patches(images) if stem is None else model.patch_embedding(stem).flatten(2).transpose(1, 2)
     if change.replace:
         x = x.clone()
         for place, by in change.replace.items():
@@ -209,7 +228,7 @@ def _embed(
     if change.drop:
         prefix = model.config.prefix
         x = torch.cat([x[:, :prefix], x[:, prefix:][:, places]], dim=1)
-    return patches, x
+    return stem, patches, x
 
 
 def _rotation(model: ViT, images: Images, change: Intervention, places: Int[Tensor, " S"]) -> Rotation | None:

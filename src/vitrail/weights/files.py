@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from torch import Tensor
 from vitrail.errors import WeightsError
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+Read = TypeVar("Read")
+
 _MOST_TENSORS = 20_000  # the largest published model has some 1,000
 _HEADER = 8 * 2**20  # bytes of a safetensors header, or of an archive's directory
 _ARRAY_HEADER = 10_000  # bytes before an array, numpy's own limit
@@ -46,7 +48,8 @@ def read_headers(path: Path) -> dict[str, Tensor]:
 def read_file(path: Path) -> dict[str, Tensor]:
     """All tensors of a file. WeightsError on anything odd, NaN and infinite numbers included."""
     read_headers(path)
-    tensors = _guarded(path, {".npz": _read_npz, ".safetensors": load_file})
+    readers: dict[str, Callable[[Path], dict[str, Tensor]]] = {".npz": _read_npz, ".safetensors": load_file}
+    tensors = _guarded(path, readers)
     broken = [key for key, t in tensors.items() if t.dtype in FLOATS and not bool(torch.isfinite(t).all())]
     if broken:
         raise WeightsError(f"{path.name} holds NaN or infinite numbers in {', '.join(broken)}")
@@ -78,9 +81,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return table
 
 
-def _guarded(path: Path, readers: dict[str, Callable[[Path], dict[str, Tensor]]]) -> dict[str, Tensor]:
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a .safetensors file says beside its tensors. WeightsError on anything odd."""
+    return _guarded(path, {".safetensors": _safetensors_metadata})
+
+
+def _guarded(path: Path, readers: dict[str, Callable[[Path], Read]]) -> Read:
     if path.suffix not in readers:
-        raise WeightsError(f"{path.name} is neither .safetensors nor .npz, the only weight files that are read")
+        read = "no .safetensors file" if len(readers) == 1 else "neither .safetensors nor .npz"
+        raise WeightsError(
+            f"{path.name} is {read}, the only {'' if len(readers) == 1 else 'weight '}files that are read"
+        )
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ValueError("it is a device or a pipe")
@@ -90,8 +101,8 @@ def _guarded(path: Path, readers: dict[str, Callable[[Path], dict[str, Tensor]]]
         raise WeightsError(f"{path.name} is not a sound {path.suffix} file: {reason}") from error
 
 
-def _safetensors_header(path: Path) -> dict[str, Tensor]:
-    """Eight bytes with the length of a table, the table, then the numbers; checked as the format's own reader does."""
+def _safetensors_table(path: Path) -> tuple[dict[str, Any], int]:
+    """Eight bytes with the length of a table, and the table; and how many bytes of numbers follow."""
     size = path.stat().st_size
     with path.open("rb") as file:
         first = file.read(8)
@@ -103,6 +114,19 @@ def _safetensors_header(path: Path) -> dict[str, Tensor]:
         table = json.loads(file.read(length))
     if not isinstance(table, dict):
         raise ValueError("its header is not a table")
+    return table, size - 8 - length
+
+
+def _safetensors_metadata(path: Path) -> dict[str, str]:
+    found = _safetensors_table(path)[0].get("__metadata__", {})
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise ValueError("its metadata are not texts by name")
+    return found
+
+
+def _safetensors_header(path: Path) -> dict[str, Tensor]:
+    """The tensors that the table names, checked as the format's own reader does."""
+    table, stored = _safetensors_table(path)
     table.pop("__metadata__", None)
     _check_names(table)
     tensors = {}
@@ -113,8 +137,11 @@ def _safetensors_header(path: Path) -> dict[str, Tensor]:
         if not all(isinstance(n, int) and n >= 0 for n in (*shape, start, end)):
             raise ValueError(f"{key} claims the shape {shape} at {(start, end)}")
         needed = math.prod(shape) * _DTYPES[kind].itemsize
-        if needed != end - start or end > size - 8 - length:
+        if needed != end - start:
             raise ValueError(f"{key} claims the shape {tuple(shape)}, other than the {end - start} bytes stored")
+        if end > stored:
+            found = f"it has {path.stat().st_size:,} bytes and ends before its numbers do ({key})"
+            raise ValueError(f"{found}; copy or download it again")
         tensors[key] = torch.empty(shape, dtype=_DTYPES[kind], device="meta")
     return tensors
 

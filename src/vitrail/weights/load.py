@@ -1,5 +1,6 @@
 """Bytes -> verified -> format -> renamed -> resampled -> model; strict at every step."""
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from torch import Tensor
 from vitrail.config import Preprocess, ResNetConfig
 from vitrail.errors import WeightsError, config_error
 from vitrail.models.build import Network, build
-from vitrail.models.catalog import ModelConfig, find_model
+from vitrail.models.catalog import MODELS, ModelConfig, find_model
 from vitrail.types import LabelSet
 from vitrail.weights.catalog import published
 from vitrail.weights.checkpoint import MODEL_FILE, PASSENGERS_FILE, Stored, read_beside, read_stored
@@ -36,7 +37,7 @@ from vitrail.weights.formats.openai_clip import OPEN_CLIP, OPEN_CLIP_VISUAL
 from vitrail.weights.formats.timm import TIMM, TIMM_IN_OPEN_CLIP
 from vitrail.weights.formats.torchvision import TORCHVISION, TORCHVISION_OLD
 from vitrail.weights.huggingface import label_names
-from vitrail.weights.rename import Format, Hints, Shapes, check_shapes, claims, read_tensors
+from vitrail.weights.rename import Format, HeadsNotTold, Hints, Shapes, check_shapes, claims, read_tensors
 from vitrail.weights.resize import resized
 
 FORMATS: dict[str, Format] = {
@@ -196,8 +197,22 @@ def _recognise(tensors: Mapping[str, Tensor], stored: Stored, name: str) -> tupl
 def _infer(form: Format, shapes: Shapes, hints: Hints, name: str) -> ModelConfig:
     try:
         return form.infer(shapes, hints)
+    except HeadsNotTold as error:
+        fits = " or ".join(_fitting(form, shapes, hints))
+        remedy = f"say --model {fits}, whose sizes it has" if fits else "its library's config.json beside it would tell"
+        raise WeightsError(f"{error}; {remedy}") from error
     except ValidationError as error:
         raise WeightsError(f"{name} describes no possible model: {config_error(error, 'model')}") from error
+
+
+def _fitting(form: Format, shapes: Shapes, hints: Hints) -> list[str]:
+    """The names of the models that a file without heads may hold."""
+    names = []
+    for name, row in MODELS.items():
+        with contextlib.suppress(WeightsError, ValidationError):
+            _check_named(form.infer(shapes, replace(hints, model=row)), row, name, "")
+            names.append(name)
+    return names
 
 
 def _check_named(found: ModelConfig, named: ModelConfig, model: str, name: str) -> None:
@@ -207,6 +222,9 @@ def _check_named(found: ModelConfig, named: ModelConfig, model: str, name: str) 
         for f in fields
         if hasattr(named, f) and getattr(found, f, None) != getattr(named, f)
     ]
+    stems = [getattr(config, "stem", None) is not None for config in (found, named)]
+    if stems[0] != stems[1]:
+        wrong.append("a ResNet stem" if stems[0] else "no ResNet stem")
     if wrong:
         raise WeightsError(f"{name} does not hold a {model}: {', '.join(wrong)}")
 

@@ -66,6 +66,13 @@ class Format:
     companions: Callable[[Any, Preprocess, LabelSet | None], dict[str, dict[str, Any]]] | None = None
 
 
+class HeadsNotTold(WeightsError):
+    """A file whose sizes do not tell the number of heads, with nothing beside it that does."""
+
+    def __init__(self, why: str = "") -> None:
+        super().__init__(f"the number of heads is not in the file{why}")
+
+
 def claims(form: Format, keys: Container[str]) -> bool:
     """Whether a file with these keys is of this format."""
     marked = all(any(name in keys for name in marker.split("|")) for marker in form.markers)

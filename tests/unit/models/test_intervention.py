@@ -173,3 +173,34 @@ def test_what_the_model_does_not_have_is_named() -> None:
             trace(model, x, change=wrong)
     with pytest.raises(ConfigError, match="no tokens"):
         trace(ResNet(ResNetConfig(layers=(1,), width=32, classes=3)), x)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pre_logits_are_what_the_linear_head_reads(kind: str) -> None:
+    model, x = make(kind)
+    _, record = trace(model, x)
+    assert gap(record.pre_logits.flatten(1), model.represent(x)) < 1e-10
+    tanh, _ = make("token", pre_logits=8)
+    assert gap(trace(tanh, x)[1].pre_logits, tanh.represent(x)) < 1e-10
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_head_that_pools_by_attention_shows_its_weights(after: bool) -> None:
+    model, x = make("map", norm_after_pool=after)
+    logits, record = trace(model, x, gradients=True)
+    assert gap(logits, model(x)) < 1e-12
+    looks = record.pool_attention
+    assert looks is not None and looks.shape == (2, 3, 1, 24)
+    assert gap(looks.sum(-1), torch.ones(2, 3, 1, dtype=torch.float64)) < 1e-12
+    (gradient,) = torch.autograd.grad(logits[:, 3].sum(), looks)
+    assert float(gradient.abs().max()) > 0  # the logits follow from it
+    assert trace(*make("token"))[1].pool_attention is None
+
+
+def test_a_hybrid_shows_its_feature_map() -> None:
+    model, x = make("hybrid")
+    _, record = trace(model, x)
+    assert model.stem is not None and record.stem is not None
+    assert gap(record.stem, model.stem.features(x)) == 0.0
+    assert gap(record.patches, model.patch_embedding(record.stem).flatten(2).transpose(1, 2)) == 0.0
+    assert trace(*make("token"))[1].stem is None

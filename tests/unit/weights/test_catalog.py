@@ -116,6 +116,14 @@ def test_an_unknown_name_lists_close_ones(tmp_path: Path, monkeypatch: pytest.Mo
         WeightsError, match=r"no weights at 'deit_tiny_patch16_244.fb_in1k'; did you mean 'deit_tiny_pa"
     ):
         locate("deit_tiny_patch16_244.fb_in1k")
+    with pytest.raises(WeightsError) as caught:
+        locate("nonsense.npz")
+    accepted = "give a file, a folder, a Hugging Face id or a name of `vitrail models --weights`"
+    assert str(caught.value) == f"no weights at 'nonsense.npz'; {accepted}"
+    with pytest.raises(WeightsError, match=f"the name of the weights is empty; {accepted}"):
+        locate("")
+    with pytest.raises(WeightsError, match=r"no copy in the cache; did you mean 'timm/deit_tiny_patch16_224.fb_in1k'"):
+        locate("timm/deit_tiny_patch16_244.fb_in1k")
 
 
 def test_what_is_published_as_a_pickle_says_how_to_fetch_it() -> None:
