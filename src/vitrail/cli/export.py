@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from vitrail.cli.values import File, Name
+from vitrail.cli.values import File, Name, Whole
 
 
 def export(
@@ -28,6 +28,7 @@ def export(
     check: Annotated[
         File | None, Parameter(help="Images to compare on, best 256 or more and labelled; else those of --calibrate.")
     ] = None,
+    merge: Annotated[Whole, Parameter(help="Tokens that merge into others in each block: faster, not exact.")] = 0,
 ) -> None:
     """Write a model as a graph from uint8 pixels to logits, for ONNX Runtime, OpenVINO or AOTInductor.
 
@@ -40,10 +41,10 @@ def export(
     if to in CONVERTED:
         from vitrail.evaluate.parity import convert
 
-        given = {"--precision": precision, "--calibrate": calibrate, "--check": check}
+        given = {"--precision": precision, "--calibrate": calibrate, "--check": check, "--merge": merge or None}
         if odd := [name for name, value in given.items() if value is not None]:
             raise ConfigError(f"{', '.join(odd)} does not go with --to {to}, which keeps float32 weights")
         sys.stdout.write(convert(source, out, to, model=model).markdown())
         return
-    found = run(source, out, to, model=model, precision=precision, calibrate=calibrate, check=check)
+    found = run(source, out, to, model=model, precision=precision, calibrate=calibrate, check=check, merge=merge)
     sys.stdout.write(found.markdown())

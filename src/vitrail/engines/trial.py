@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median, quantiles
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from vitrail.engines.cache import cache_folder, network_key, read_table
@@ -36,6 +36,7 @@ class Trial:
     cosine: float = 0.0  # lowest of an image
     difference: float = 0.0  # largest of a logit
     agreement: float = 0.0  # share of the images with the same first class
+    right: int | None = None  # images named as labelled
     error: str = ""
 
     @property
@@ -56,12 +57,15 @@ def compare(
     batch: int,
     *,
     images: UInt8[Tensor, "N 3 H W"] | None = None,
+    labels: Int[Tensor, " N"] | None = None,
     calibration: UInt8[Tensor, "N 3 H W"] | None = None,
+    merge: int = 0,
     rounds: int = 9,
     notify: Callable[[str], None] = lambda name: None,
 ) -> list[Trial]:
     """Load the engines, then time them in turn, A B A B. `images`: for the differences, real ones; smooth random ones
-    otherwise. An engine that cannot be loaded has a Trial that says why."""
+    otherwise; `labels` are theirs. `merge`: see `load`; the logits that all are compared with have nothing merged. An
+    engine that cannot be loaded has a Trial that says why."""
     shown = pictures(classifier, 16) if images is None else images
     expected = _logits(make_engine(EXACT, classifier), shown, batch)
     engines: dict[str, Engine] = {}
@@ -71,14 +75,16 @@ def compare(
         notify(name)
         before, began = _resident(), time.perf_counter()
         try:
-            engines[name] = make_engine(name, classifier, calibration)
+            engines[name] = make_engine(name, classifier, calibration, merge)
             engines[name](pixels)
         except UserError as error:
             trials[name] = Trial(name, batch, error=str(error))
             continue
         spent, grown = time.perf_counter() - began, max(0, _resident() - before)
-        found = differences(expected, _logits(engines[name], shown, batch))
-        trials[name] = Trial(name, batch, (), spent, grown, found.lowest_cosine, found.largest, found.agreement)
+        logits = _logits(engines[name], shown, batch)
+        found = differences(expected, logits)
+        right = None if labels is None else int((logits.argmax(dim=1) == labels).sum())
+        trials[name] = Trial(name, batch, (), spent, grown, found.lowest_cosine, found.largest, found.agreement, right)
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     for turn in range(rounds + 1):
         for name, engine in engines.items():

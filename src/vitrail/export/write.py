@@ -18,10 +18,10 @@ from vitrail.engines.catalog import MANIFEST
 from vitrail.engines.quantize import quantize
 from vitrail.errors import ConfigError, GateError, StorageError, UnknownName
 from vitrail.export.card import export_card
-from vitrail.export.verify import Verification, images_to_show, verify
+from vitrail.export.verify import APPROXIMATE, Verification, images_to_show, verify
 from vitrail.inference import Classifier, load
 from vitrail.models.build import weights_sha256
-from vitrail.models.fold import fold
+from vitrail.models.fold import Folded, fold
 from vitrail.weights.checkpoint import sha256
 
 TARGETS: Mapping[str, tuple[str, ...]] = {  # what a user names -> its precisions, the usual one first
@@ -40,6 +40,11 @@ class Job:
     target: str
     precision: str
     calibrate: str | Path | None
+    merge: int
+
+    def folded(self) -> Folded:
+        """The network as it is exported."""
+        return fold(self.classifier.model, self.classifier.preprocess, self.merge)
 
 
 def export(
@@ -51,11 +56,13 @@ def export(
     precision: str | None = None,
     calibrate: str | Path | None = None,
     check: str | Path | None = None,
+    merge: int = 0,
 ) -> Verification:
     """Write `source` for another runtime into the new folder `out`, and prove it in a fresh process.
 
     `calibrate`: photos that choose the scales of OpenVINO's int8. `check`: images (labelled, best) for the comparison;
-    without it those of `calibrate`, or random pictures. Raises GateError where the export is too far from the model,
+    without it those of `calibrate`, or random pictures. `merge`: tokens that merge into others in each block, at the
+    gates of int8. Raises GateError where the export is too far from the model,
     ConfigError, StorageError, MissingExtra, and what `load` raises.
     """
     folder = Path(out)
@@ -70,9 +77,10 @@ def export(
     try:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
-        _write_graph(Job(classifier, to, precision, calibrate), new)
-        _write_manifest(new, classifier, to, precision, calibrate)
-        found = verify(new, classifier, shown, to, precision)
+        job = Job(classifier, to, precision, calibrate, merge)
+        _WRITERS[to](job, new)
+        _write_manifest(job, new)
+        found = verify(new, classifier, shown, to, precision, APPROXIMATE if merge else None)
         if not found.passed:
             raise GateError(f"the export to {to} in {precision} was removed: {'; '.join(found.failures)}")
         _write_json(new / "verify.json", found.table())
@@ -97,26 +105,22 @@ def _precision(to: str, precision: str | None) -> str:
     return precision
 
 
-def _write_graph(job: Job, folder: Path) -> None:
-    _WRITERS[job.target](job, folder)
-
-
 def _write_openvino(job: Job, folder: Path) -> None:
     openvino.library()
-    graph = openvino.convert(fold(job.classifier.model, job.classifier.preprocess))
+    graph = openvino.convert(job.folded())
     if job.precision == "int8" and job.calibrate is not None:
         graph = quantize(graph, calibration_pixels(job.classifier, job.calibrate))
     openvino.write(graph, folder)
 
 
 def _write_onnx(job: Job, folder: Path) -> None:
-    onnxruntime.write(fold(job.classifier.model, job.classifier.preprocess), folder)
+    onnxruntime.write(job.folded(), folder)
     if job.precision == "int8":
         onnxruntime.quantize(folder, folder)
 
 
 def _write_aoti(job: Job, folder: Path) -> None:
-    aoti.write(fold(job.classifier.model, job.classifier.preprocess), folder, job.precision)
+    aoti.write(job.folded(), folder, job.precision)
 
 
 _WRITERS: Mapping[str, Callable[[Job, Path], None]] = {
@@ -126,20 +130,21 @@ _WRITERS: Mapping[str, Callable[[Job, Path], None]] = {
 }
 
 
-def _write_manifest(folder: Path, classifier: Classifier, to: str, precision: str, calibrate: Any) -> None:
-    labels = classifier.labels
+def _write_manifest(job: Job, folder: Path) -> None:
+    classifier, labels = job.classifier, job.classifier.labels
     _write_json(folder / "labels.json", {"names": labels.names, "ids": labels.ids})
     _write_json(folder / "preprocess.json", classifier.preprocess.model_dump(mode="json"))
     _write_json(
         folder / MANIFEST,
         {
             "version": 1,
-            "target": to,
-            "precision": precision,
+            "target": job.target,
+            "precision": job.precision,
+            "merge": job.merge,
             "weights_sha256": weights_sha256(classifier.model),
             "classes": len(labels),
             "preprocess": classifier.preprocess.model_dump(mode="json"),
-            "calibrated_on": None if calibrate is None else Path(calibrate).name,
+            "calibrated_on": None if job.calibrate is None else Path(job.calibrate).name,
             "versions": versions(),
             "sha256": {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.is_file()},
         },

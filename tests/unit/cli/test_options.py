@@ -28,8 +28,10 @@ OPTIONS = {
     "predict": ["MODEL", "IMAGE_OR_FOLDER", "--model", "--engine", "--top", "--json", "--csv"],
     "trace": ["MODEL", "IMAGE", "--out", "-o", "--model", "--parts", "--attention"],
     "convert": ["SOURCE", "OUT", "--to", "--model", "--image-size", "--allow-loss"],
-    "export": ["MODEL", "OUT", "--to", "--model", "--precision", "--calibrate", "--check"],
-    "benchmark": ["MODEL", "--model", "--engines", "--batch", "--rounds", "--images", "--calibrate", "--json"],
+    "export": ["MODEL", "OUT", "--to", "--model", "--precision", "--calibrate", "--check", "--merge"],
+    "benchmark": [
+        *("MODEL", "--model", "--engines", "--batch", "--rounds", "--images", "--calibrate", "--merge", "--json"),
+    ],
     "inspect": ["SOURCE", "--model", "--image-size", "--json"],
     "models": ["FILTER", "--weights", "--json"],
 }

@@ -6,11 +6,14 @@ import pytest
 import torch
 
 import vitrail
+from vitrail.config import Preprocess, ViTConfig
 from vitrail.engines import cache, catalog, onnxruntime
 from vitrail.engines.catalog import ENGINES, find_engine, make_engine
 from vitrail.engines.trial import EXACT, Trial, choose, compare, fastest, pictures
 from vitrail.errors import ConfigError, MissingExtra, UnknownName
 from vitrail.inference import Classifier, load
+from vitrail.models.vit import ViT
+from vitrail.types import LabelSet
 
 
 @pytest.fixture(autouse=True)
@@ -166,6 +169,20 @@ def test_a_trial_measures_and_the_choice_is_remembered(classifier: Classifier, m
     assert fastest(classifier) == "openvino-float32"
     monkeypatch.setattr("vitrail.engines.trial.compare", lambda *a, **k: pytest.fail("tried again"))
     assert fastest(classifier) == "openvino-float32"
+
+
+def test_merging_tokens_is_another_engine() -> None:
+    config = ViTConfig(image_size=(8, 8), patch_size=(2, 2), width=8, depth=3, heads=2, mlp_dim=8, classes=3)
+    model = ViT(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(parameter.numel()))
+    deep = Classifier(model, Preprocess(size=(8, 8)), LabelSet(("a", "b", "c")))
+    labels = torch.zeros(16, dtype=torch.int64)
+    merged = compare(deep, [EXACT], 2, labels=labels, merge=2, rounds=2)[0]
+    exact = compare(deep, [EXACT], 2, rounds=2)[0]
+    assert merged.difference > 1e-3 > exact.difference
+    assert merged.right is not None and exact.right is None
 
 
 def test_every_engine_says_what_it_needs() -> None:

@@ -95,8 +95,8 @@ def test_a_failed_gate_leaves_nothing(
     """Another network's graph in the folder, and the command finds out."""
     real = write.fold
 
-    def other(model: torch.nn.Module, preprocess: object) -> object:
-        folded = real(model, preprocess)  # type: ignore[arg-type]
+    def other(model: torch.nn.Module, preprocess: object, merge: int) -> object:
+        folded = real(model, preprocess, merge)  # type: ignore[arg-type]
         folded.network.head.weight.data.neg_()
         return folded
 
