@@ -64,6 +64,8 @@ def benchmark(
         rounds=rounds,
         notify=lambda name: print(f"vitrail: loading {name}", file=sys.stderr, flush=True),
     )
+    if all(t.error for t in trials):
+        raise ConfigError(trials[0].error)
     if json != "-":
         _show(trials, len(shown.pixels))
         print(f"fastest whose logits are alike: {choose(trials)}")
