@@ -146,10 +146,10 @@ class AttentionPool(nn.Module):
 
     def project(self, x: Tokens) -> tuple[Float[Tensor, "B h 1 d"], Float[Tensor, "B h T d"], Float[Tensor, "B h T d"]]:
         """The probe's query, and the tokens' keys and values."""
-        probe = self.probe.expand(x.shape[0], -1, -1)
-        q, _, _ = self.attention.project(probe)
-        _, k, v = self.attention.project(x, queries=1)
-        return q, k, v
+        fused, bias, width = self.attention.qkv.weight, self.attention.qkv.bias, x.shape[-1]
+        (q,) = self.attention.split(F.linear(self.probe, fused[:width], bias[:width]), 1)  # the same for all images
+        k, v = self.attention.split(F.linear(x, fused[width:], bias[width:]), 2)
+        return q.expand(x.shape[0], -1, -1, -1), k, v
 
     def finish(self, x: Float[Tensor, "B 1 D"]) -> Float[Tensor, "B D"]:
         """From what attention gathered to the features."""
@@ -177,23 +177,29 @@ def rotate(x: Float[Tensor, "B h T d"], cos: Float[Tensor, "T d"], sin: Float[Te
 @lru_cache(maxsize=16)
 def rotation(config: ViTConfig) -> Rotation:
     """Cosines and sines (T d) of DINOv3's axial RoPE: patch centres in [-1, 1] along each axis, half of a head's
-    angles by row and half by column, prefix tokens unturned. Float64."""
+    angles by row and half by column, prefix tokens unturned. Float64, on the CPU wherever the model is being built:
+    they are kept for all models of this configuration."""
     rows, cols = config.grid
     d = config.width // config.heads
-    frequencies = config.rope_base ** -torch.arange(0, 1, 4 / d, dtype=torch.float64)  # d / 4
-    y, x = ((torch.arange(n, dtype=torch.float64) + 0.5) / n * 2 - 1 for n in (rows, cols))
+    frequencies = config.rope_base ** -_range(0, 1, 4 / d)  # d / 4
+    y, x = ((_range(n) + 0.5) / n * 2 - 1 for n in (rows, cols))
     centres = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).reshape(-1, 2)  # P 2
     angles = (2 * math.pi * centres[:, :, None] * frequencies).flatten(1).tile(1, 2)  # P d
-    angles = torch.cat([torch.zeros(config.prefix, d, dtype=torch.float64), angles])
+    angles = torch.cat([angles.new_zeros(config.prefix, d), angles])
     return angles.cos(), angles.sin()
 
 
 @lru_cache(maxsize=16)
 def sincos2d(config: ViTConfig) -> Float[Tensor, "1 P D"]:
-    """Fixed positions of big_vision (models/vit.py posemb_sincos_2d): sines and cosines of x, then of y. Float64."""
+    """Fixed positions of big_vision (models/vit.py posemb_sincos_2d): sines and cosines of x, then of y. Float64,
+    on the CPU."""
     rows, cols = config.grid
-    y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in (rows, cols)), indexing="ij")
-    omega = torch.arange(config.width // 4, dtype=torch.float64) / (config.width // 4 - 1)
+    y, x = torch.meshgrid(*(_range(n) for n in (rows, cols)), indexing="ij")
+    omega = _range(config.width // 4) / (config.width // 4 - 1)
     omega = 1 / 10_000**omega
     x, y = (axis.flatten()[:, None] * omega for axis in (x, y))
     return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1)[None]
+
+
+def _range(*limits: float) -> Float[Tensor, " N"]:
+    return torch.arange(*limits, dtype=torch.float64, device="cpu")

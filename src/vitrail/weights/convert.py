@@ -30,7 +30,7 @@ from vitrail.weights.card import model_card
 from vitrail.weights.checkpoint import MODEL_FILE, write_model_folder
 from vitrail.weights.load import FORMATS, Loaded, load_weights, model_shapes
 from vitrail.weights.processor import nearest
-from vitrail.weights.rename import Format, write_tensors
+from vitrail.weights.rename import Format, usual, write_tensors
 
 TARGETS: dict[str, tuple[str, ...]] = {  # what a user names -> the layouts tried, in this order
     "vitrail": (),
@@ -158,7 +158,7 @@ def _write(loaded: Loaded, path: Path, to: str, allowed: Sequence[str]) -> tuple
     if held != config:
         model = with_losses(model, held)
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    tensors = write_tensors(state, form.rules(held)) | _riding(loaded, form, held)
+    tensors = form.finish(write_tensors(state, form.rules(held)) | _riding(loaded, form, held))
     if to in _ARCHIVES:
         with path.open("wb") as file:
             write: Any = np.savez  # its stub takes the names of arrays for its own options
@@ -231,7 +231,7 @@ def _files(
     try:
         return form.companions(config, preprocess, labels)
     except WeightsError as reason:
-        others = [nearest(preprocess)[0], form.preprocess(config.image_size)]
+        others = [nearest(preprocess)[0], usual(form, config)]
         for other in others:
             try:
                 files = form.companions(config, other, labels)

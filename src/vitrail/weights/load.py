@@ -37,7 +37,7 @@ from vitrail.weights.formats.openai_clip import OPEN_CLIP, OPEN_CLIP_VISUAL
 from vitrail.weights.formats.timm import TIMM, TIMM_IN_OPEN_CLIP
 from vitrail.weights.formats.torchvision import TORCHVISION, TORCHVISION_OLD
 from vitrail.weights.huggingface import label_names
-from vitrail.weights.rename import Format, HeadsNotTold, Hints, Shapes, check_shapes, claims, read_tensors
+from vitrail.weights.rename import Format, HeadsNotTold, Hints, Shapes, check_shapes, claims, read_tensors, usual
 from vitrail.weights.resize import resized
 
 FORMATS: dict[str, Format] = {
@@ -162,13 +162,14 @@ def identify(source: str | Path, model: str | None = None, image_size: tuple[int
         if stored.description is None:
             raise
         raise WeightsError(f"config.json beside {file.name} is not usable: {type(error).__name__}: {error}") from error
-    if (row := published(str(source))) is not None and stored.licence is None:
-        stored = replace(stored, licence=row.licence)
+    row = None if Path(source).exists() else published(str(source))
     patch = None
-    if row is not None and row.patch_size is not None:
-        patch, size = (row.patch_size, row.patch_size), (row.image_size, row.image_size)
-        config = config.model_copy(update={"position_rule": "flexivit"})
-        preprocess = preprocess.model_copy(update={"size": size})
+    if row is not None:
+        stored = stored if stored.licence is not None else replace(stored, licence=row.licence)
+        told, preprocess = True, row.pixels or preprocess
+        if row.patch_size is not None:
+            patch = (row.patch_size, row.patch_size)
+            config = config.model_copy(update={"position_rule": "flexivit"})
     dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in driving.values()}
     learned = isinstance(config, ResNetConfig) or config.position in ("learned", "none")
     sized = learned or image_size is not None or stored.config is not None or stored.description is not None
@@ -261,7 +262,7 @@ def _preprocess(stored: Stored, form: Format, config: ModelConfig) -> tuple[Prep
     except ValidationError as error:
         raise WeightsError(f"preprocessor_config.json is not usable: {config_error(error, 'it')}") from error
     if stored.description is None or form.read_description is None:
-        return form.preprocess(config.image_size), False
+        return usual(form, config), False
     try:
         return form.read_description(stored.description, config.image_size), True
     except ValidationError as error:
