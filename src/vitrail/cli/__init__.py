@@ -24,6 +24,7 @@ from vitrail.cli.data import data
 from vitrail.cli.demo import demo
 from vitrail.cli.evaluate import evaluate
 from vitrail.cli.export import export
+from vitrail.cli.illustrate import illustrate
 from vitrail.cli.inspect import inspect
 from vitrail.cli.lr_find import lr_find
 from vitrail.cli.models import models
@@ -45,6 +46,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     probe,
     report,
     predict,
+    illustrate,
     trace,
     convert,
     export,

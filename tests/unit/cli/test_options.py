@@ -26,6 +26,7 @@ OPTIONS = {
     ],
     "report": ["RUN", "--json", "--html"],
     "predict": ["MODEL", "IMAGE_OR_FOLDER", "--model", "--engine", "--top", "--json", "--csv"],
+    "illustrate": ["MODEL", "IMAGE", "--out", "-o", "--model", "--class", "--language"],
     "trace": ["MODEL", "IMAGE", "--out", "-o", "--model", "--parts", "--attention"],
     "convert": ["SOURCE", "OUT", "--to", "--model", "--image-size", "--allow-loss"],
     "export": ["MODEL", "OUT", "--to", "--model", "--precision", "--calibrate", "--check", "--merge"],
