@@ -24,6 +24,7 @@ from vitrail.cli.data import data
 from vitrail.cli.demo import demo
 from vitrail.cli.evaluate import evaluate
 from vitrail.cli.export import export
+from vitrail.cli.figures import figures
 from vitrail.cli.illustrate import illustrate
 from vitrail.cli.inspect import inspect
 from vitrail.cli.lr_find import lr_find
@@ -48,6 +49,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     predict,
     illustrate,
     trace,
+    figures,
     convert,
     export,
     benchmark,

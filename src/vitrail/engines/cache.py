@@ -56,14 +56,14 @@ def machine_print() -> dict[str, Any]:
     }
 
 
-def network_key(model: Network, **more: Any) -> str:
-    """A hash of a network, this machine and whatever else is given as JSON."""
+def network_key(model: Network, about: Mapping[str, Any]) -> str:
+    """A hash of a network, this machine and whatever else is given, as JSON."""
     table = {
         "form": _FORM,
         "weights": weights_sha256(model),
         "config": model.config.model_dump(mode="json"),
         "machine": machine_print(),
-        **more,
+        **about,
     }
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -7,8 +7,8 @@ that is installed was fastest on this machine (engines/trial.py).
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from vitrail.engines.cache import cached, network_key
 from vitrail.engines.torch import TorchEngine
 from vitrail.errors import ConfigError, MissingExtra, UnknownName, WeightsError
 from vitrail.inference import Classifier, Engine
-from vitrail.models.build import Network, weights_sha256
+from vitrail.models.build import weights_sha256
 from vitrail.models.fold import Folded, fold
 from vitrail.weights.files import read_json
 
@@ -142,58 +142,67 @@ def make_engine(
     if row.family in ("torch", "compiled"):
         folded = fold(classifier.model, classifier.preprocess, merge)
         return TorchEngine(folded, name, row.precision, classifier.device, row.family == "compiled")
-    make = partial(fold, _on_cpu(classifier.model), classifier.preprocess, merge)
-    shown = classifier.preprocess.model_dump(mode="json")
-    key = partial(network_key, classifier.model, preprocess=shown, merge=merge)
-    return _BUILDERS[row.family](name, row.precision, make, key, calibration)
+    return _BUILDERS[row.family](_Plan(name, row.precision, classifier, calibration, merge))
 
 
-def _on_cpu(model: Network) -> Network:
-    if next(model.parameters()).device.type == "cpu":
-        return model
-    from copy import deepcopy
+@dataclass(frozen=True)
+class _Plan:
+    """An engine to be built, or found in the cache."""
 
-    return deepcopy(model).cpu()
+    name: str
+    precision: str
+    classifier: Classifier
+    calibration: UInt8[Tensor, "N 3 H W"] | None
+    merge: int
+
+    def folded(self) -> Folded:
+        model = self.classifier.model
+        if next(model.parameters()).device.type != "cpu":
+            model = deepcopy(model).cpu()
+        return fold(model, self.classifier.preprocess, self.merge)
+
+    def key(self, graph: str, seen: str = "") -> str:
+        """Of the cache; `seen`: a hash of what it was calibrated on."""
+        shown = self.classifier.preprocess.model_dump(mode="json")
+        about = {"graph": graph, "preprocess": shown, "merge": self.merge, "seen": seen}
+        return network_key(self.classifier.model, about)
 
 
-Make = Callable[[], Folded]
-Key = Callable[..., str]
-
-
-def _openvino(name: str, precision: str, make: Make, key: Key, calibration: Tensor | None) -> Engine:
+def _openvino(plan: _Plan) -> Engine:
     openvino.library()
-    if precision != "int8":
-        folder = cached(key(graph="openvino"), lambda new: openvino.write(openvino.convert(make()), new))
-        return openvino.OpenVINOEngine(folder / openvino.GRAPH, name, precision, folder / f"compiled-{precision}")
-    if calibration is None:
+    if plan.precision != "int8":
+        folder = cached(plan.key("openvino"), lambda new: openvino.write(openvino.convert(plan.folded()), new))
+        compiled = folder / f"compiled-{plan.precision}"
+        return openvino.OpenVINOEngine(folder / openvino.GRAPH, plan.name, plan.precision, compiled)
+    if (pixels := plan.calibration) is None:
         raise ConfigError(
             "the engine openvino-int8 must see photos to choose its scales: give calibrate=, or write it once with "
             "`vitrail export MODEL OUT --to openvino --precision int8 --calibrate PHOTOS` and name OUT as the engine"
         )
     from vitrail.engines.quantize import quantize
 
-    seen = hashlib.sha256(calibration.contiguous().numpy().tobytes()).hexdigest()
+    seen = hashlib.sha256(pixels.contiguous().numpy().tobytes()).hexdigest()
     folder = cached(
-        key(graph="openvino-int8", calibration=seen),
-        lambda new: openvino.write(quantize(openvino.convert(make()), calibration), new),
+        plan.key("openvino-int8", seen),
+        lambda new: openvino.write(quantize(openvino.convert(plan.folded()), pixels), new),
     )
-    return openvino.OpenVINOEngine(folder / openvino.GRAPH, name, precision, folder / "compiled")
+    return openvino.OpenVINOEngine(folder / openvino.GRAPH, plan.name, plan.precision, folder / "compiled")
 
 
-def _onnxruntime(name: str, precision: str, make: Make, key: Key, calibration: Tensor | None) -> Engine:
-    folder = cached(key(graph="onnx"), lambda new: onnxruntime.write(make(), new))
-    if precision == "int8":
+def _onnxruntime(plan: _Plan) -> Engine:
+    folder = cached(plan.key("onnx"), lambda new: onnxruntime.write(plan.folded(), new))
+    if plan.precision == "int8":
         whole = folder
-        folder = cached(key(graph="onnx-int8"), lambda new: onnxruntime.quantize(whole, new))
-    return onnxruntime.ONNXRuntimeEngine(folder / onnxruntime.GRAPH, name)
+        folder = cached(plan.key("onnx-int8"), lambda new: onnxruntime.quantize(whole, new))
+    return onnxruntime.ONNXRuntimeEngine(folder / onnxruntime.GRAPH, plan.name)
 
 
-def _aoti(name: str, precision: str, make: Make, key: Key, calibration: Tensor | None) -> Engine:
-    folder = cached(key(graph=name), lambda new: aoti.write(make(), new, precision))
-    return aoti.AOTIEngine(folder / aoti.PACKAGE, name)
+def _aoti(plan: _Plan) -> Engine:
+    folder = cached(plan.key(plan.name), lambda new: aoti.write(plan.folded(), new, plan.precision))
+    return aoti.AOTIEngine(folder / aoti.PACKAGE, plan.name)
 
 
-_BUILDERS: Mapping[str, Callable[[str, str, Make, Key, Tensor | None], Engine]] = {
+_BUILDERS: Mapping[str, Callable[[_Plan], Engine]] = {
     "openvino": _openvino,
     "onnxruntime": _onnxruntime,
     "aoti": _aoti,

@@ -25,7 +25,7 @@ class Features:
     """Features of the readable images, in the order of the source. `unreadable` holds (id, reason) of the others."""
 
     values: Float[Tensor, "N D"]  # float32, on the CPU
-    labels: Int[Tensor, " N"]
+    labels: Int[Tensor, " N"] | Float[Tensor, "N K"]  # zeros and ones where images may have several classes
     index: Int[Tensor, " N"]  # places in the source
     unreadable: tuple[tuple[str, str], ...] = ()
 

@@ -19,7 +19,7 @@ from vitrail.data.sources import list_images, open_dataset
 from vitrail.data.stores import Source
 from vitrail.engines.trial import differences, pictures
 from vitrail.errors import DataError, ImageError, WeightsError
-from vitrail.evaluate.classification import match_classes
+from vitrail.evaluate.part import match_classes
 from vitrail.inference import Classifier
 from vitrail.report import percent, table
 from vitrail.types import Logits
@@ -120,13 +120,17 @@ def images_to_show(classifier: Classifier, data: str | Path | None) -> Shown:
 
 
 def _from_source(classifier: Classifier, source: Source, places: Sequence[int] | None, data: str) -> Shown:
-    pixels, labels = [], []
+    pixels: list[Tensor] = []
+    labels: list[int] = []
     for i in _spread(len(source)):
         item = source.read(i)
         if (image := _fitted(classifier, item.data)) is not None:
             pixels.append(image)
-            labels.append(item.label)
-    known = None if places is None else torch.tensor([places[label] for label in labels])
+            if isinstance(item.label, int):  # not where an image may have several classes
+                labels.append(item.label)
+    known = None
+    if places is not None and len(labels) == len(pixels):
+        known = torch.tensor([places[label] for label in labels])
     return Shown(_stack(pixels, data), known, name=Path(data).name)
 
 

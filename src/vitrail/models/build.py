@@ -1,4 +1,4 @@
-"""From a configuration to its network, and what tells networks apart."""
+"""From a configuration to its network; and which network it is by its weights."""
 
 import hashlib
 from typing import TypeAlias

@@ -183,6 +183,30 @@ def check_recipe(recipe: Recipe, summary: DataSummary) -> None:
         )
 
 
+def for_several(recipe: Recipe) -> Recipe:
+    """The recipe where an image may have several classes: one yes-or-no question a class (the loss of ViT's and
+    AugReg's pre-training, summed over the classes, where the recipe has a softmax), and targets that are not smoothed,
+    so that a probability of a half is even odds."""
+    if recipe.optim.loss != "softmax":
+        return recipe
+    optim = recipe.optim.model_copy(update={"loss": "sigmoid", "label_smoothing": 0.0, "logit_adjustment": 0.0})
+    return recipe.model_copy(update={"optim": optim, "expected": ""})
+
+
+def check_several(recipe: Recipe, data: str) -> None:
+    """ConfigError for settings that need one class an image."""
+    found = (
+        ("optim.loss=softmax", recipe.optim.loss == "softmax", "sigmoid or bce"),
+        ("data.sampler=balanced", recipe.data.sampler == "balanced", "shuffle, perhaps with class_weights=balanced"),
+        ("distill.teacher", recipe.distill.teacher is not None, "none"),
+    )
+    for setting, wrong, remedy in found:
+        if wrong:
+            raise ConfigError(
+                f"{setting} needs one class an image, and images of {data} may have several: set it to {remedy}"
+            )
+
+
 RecipeFunction = Callable[[DataSummary, ModelConfig | None, Preprocess | None], Recipe]
 PUBLISHED: dict[str, RecipeFunction] = {
     "vit_i21k": vit_i21k,
