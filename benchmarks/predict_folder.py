@@ -35,9 +35,9 @@ Side = Callable[[list[str]], list[int]]
 
 
 def vitrail_side(weights: str, engine: str) -> Side:
-    from vitrail.inference import load
+    from vitrail.engines.catalog import load
 
-    classifier = load(weights)
+    classifier = load(weights, engine=engine)
     return lambda files: [p.indices[0] for p in classifier.stream(files, top=1)]
 
 

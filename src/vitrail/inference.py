@@ -68,6 +68,10 @@ class Classifier:
         """Logits (B K) on the CPU of pixels that `fit` has brought to the model's size, by the engine."""
         return self.logits(to_model(pixels, self.preprocess)) if self.engine is None else self.engine(pixels)
 
+    def decode_whole(self) -> None:
+        """From now on decode JPEGs at their full size, however large (see Preprocess.jpeg)."""
+        self.preprocess = self.preprocess.model_copy(update={"jpeg": "full"})
+
     def fit(self, image: ImageLike, policy: DecodePolicy | None = None) -> Fitted:
         """A file, its bytes, or decoded pixels (3 H W, uint8), decoded, resized and cropped. ImageError if
         unreadable."""
@@ -142,19 +146,15 @@ class Classifier:
 _Ranking: TypeAlias = tuple[tuple[str, ...], tuple[int, ...], tuple[float, ...]]
 
 
-def load(
-    source: str | Path, model: str | None = None, device: str | None = None, whole_jpegs: bool = False
-) -> Classifier:
+def load(source: str | Path, model: str | None = None, device: str | None = None) -> Classifier:
     """The Classifier of a run folder, model folder, weights file (with `model` naming the architecture) or Hugging
-    Face id. Classes without names are called `class N`. With `whole_jpegs`, large JPEGs are decoded at their full
-    size, slower, whatever the preprocessing says. Raises WeightsError or UnknownName."""
+    Face id. Classes without names are called `class N`. Raises WeightsError or UnknownName."""
     loaded = load_weights(source, model)
     classes = loaded.model.config.classes
     if not classes:
         raise WeightsError(f"{source} has no head, so it cannot classify; train one with `vitrail train --weights`")
     labels = loaded.labels or LabelSet(tuple(f"class {i}" for i in range(classes)))
-    shown = loaded.preprocess.model_copy(update={"jpeg": "full"}) if whole_jpegs else loaded.preprocess
-    return Classifier(loaded.model, shown, labels, loaded.record, device)
+    return Classifier(loaded.model, loaded.preprocess, labels, loaded.record, device)
 
 
 def _name(image: ImageLike, position: int) -> str:

@@ -36,6 +36,9 @@ def evaluate(
     quarantine: Annotated[
         File | None, Parameter(help="Leave out the images on this list, which `vitrail data check` makes.")
     ] = None,
+    engine: Annotated[
+        Name, Parameter(help="What computes: torch, openvino-bfloat16, ..., auto, or a folder of `vitrail export`.")
+    ] = "torch",
     whole_jpegs: Annotated[
         bool, Parameter(help="Decode large JPEGs at their full size: slower, a little exacter.")
     ] = False,
@@ -50,12 +53,14 @@ def evaluate(
     Classes of the data are matched to those of the model by name, never by place.
     """
     from vitrail.cli.progress import counting
+    from vitrail.engines.catalog import load
     from vitrail.evaluate import evaluate_each, open_as_trained, picture_mistakes, render
     from vitrail.evaluate.predictions import to_csv
-    from vitrail.inference import load
 
     check({"--json": json, "--html": html, "--csv": csv})
-    classifier = load(model_source, model=model, whole_jpegs=whole_jpegs)
+    classifier = load(model_source, model=model, engine=engine)
+    if whole_jpegs:
+        classifier.decode_whole()
     images = open_as_trained(data, classifier.record, quarantine)
     with counting("evaluate") as notify:
         report, results = evaluate_each(

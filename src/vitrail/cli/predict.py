@@ -28,6 +28,9 @@ def predict(
     /,
     *,
     model: Annotated[Name | None, Parameter(help="Architecture of a bare weights file; see `vitrail models`.")] = None,
+    engine: Annotated[
+        Name, Parameter(help="What computes: torch, openvino-bfloat16, ..., auto, or a folder of `vitrail export`.")
+    ] = "torch",
     top: Annotated[Whole | None, Parameter(help="Most classes to name for each image; by default 5.")] = None,
     threshold: Annotated[
         float | None,
@@ -61,13 +64,15 @@ def predict(
     An image that cannot be read is named on stderr and the others are still predicted.
     """
     from vitrail.data.sources import list_images
-    from vitrail.inference import load
+    from vitrail.engines.catalog import load
 
     _check_numbers(top, threshold, workers)
     _check_out(out, json, csv, part, fresh)
     check({"--json": json, "--csv": csv, "--out": out})
     paths = list_images(photos)
-    classifier = load(model_source, model=model, whole_jpegs=whole_jpegs)
+    classifier = load(model_source, model=model, engine=engine)
+    if whole_jpegs:
+        classifier.decode_whole()
     if out is not None:
         _to_file(classifier, paths, out, top, threshold, part, fresh, workers)
     else:

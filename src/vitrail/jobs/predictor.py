@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from vitrail.engines.catalog import load
 from vitrail.errors import ConfigError, DataError
-from vitrail.inference import Classifier, load
+from vitrail.inference import Classifier
 from vitrail.types import ImageLike, Prediction
 
 Column = npt.NDArray[Any]
@@ -24,10 +25,10 @@ class Predictor:
         predictor = Predictor("runs/flowers")
         frame.mapInPandas(predictor.frames, predictor.schema("path string"))                                 # Spark
 
-    `source` and `model` as in `vitrail.load`. `column` holds the images: paths, encoded bytes, or uint8 pixels
-    (rows, cols, 3); by default the first of image, bytes, content and path that the table has. Every other column is
-    kept, and so are paths; `ADDED` are the new ones, where index is -1 and probability NaN for an image that cannot be
-    read, whose reason is in `error`.
+    `source`, `model`, `engine` and `device` as in `vitrail.load`. `column` holds the images: paths, encoded bytes, or
+    uint8 pixels (rows, cols, 3); by default the first of image, bytes, content and path that the table has. Every other
+    column is kept, and so are paths; `ADDED` are the new ones, where index is -1 and probability NaN for an image that
+    cannot be read, whose reason is in `error`.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Predictor:
         source: str | Path,
         *,
         model: str | None = None,
+        engine: str = "torch",
         top: int | None = None,
         threshold: float | None = None,
         column: str | None = None,
@@ -44,7 +46,7 @@ class Predictor:
     ) -> None:
         if top is not None and top < 1:
             raise ConfigError(f"top should be at least 1, found {top}")
-        self.source, self.model, self.column = source, model, column
+        self.source, self.model, self.engine, self.column = source, model, engine, column
         self.top, self.threshold = top, threshold
         self.batch_size, self.device, self.whole_jpegs = batch_size, device, whole_jpegs
         self._classifier: Classifier | None = None
@@ -56,7 +58,9 @@ class Predictor:
     def classifier(self) -> Classifier:
         """The model, loaded on first use. Raises WeightsError, UnknownName."""
         if self._classifier is None:
-            self._classifier = load(self.source, self.model, self.device, self.whole_jpegs)
+            self._classifier = load(self.source, self.model, self.device, engine=self.engine)
+            if self.whole_jpegs:
+                self._classifier.decode_whole()
         return self._classifier
 
     def __call__(self, batch: Mapping[str, Column]) -> dict[str, Column]:

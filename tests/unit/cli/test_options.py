@@ -14,17 +14,21 @@ OPTIONS = {
     "probe": ["MODEL", "DATA", "--model", "--method", "--shots", "--seeds", "--json"],
     "evaluate": [
         *("MODEL", "DATA", "--model", "--split", "--protocol", "--threshold", "--quarantine"),
-        *("--whole-jpegs", "--json", "--html", "--csv"),
+        *("--engine", "--whole-jpegs", "--json", "--html", "--csv"),
     ],
     "report": ["RUN", "--json", "--html"],
     "predict": [
-        *("MODEL", "IMAGE_OR_FOLDER", "--model", "--top", "--threshold", "--whole-jpegs", "--workers"),
+        *("MODEL", "IMAGE_OR_FOLDER", "--model", "--engine", "--top", "--threshold", "--whole-jpegs", "--workers"),
         *("--json", "--csv", "--out", "--part", "--fresh"),
     ],
     "illustrate": ["MODEL", "IMAGE", "--out", "-o", "--model", "--class", "--language"],
     "trace": ["MODEL", "IMAGE", "--out", "-o", "--model", "--parts", "--attention"],
     "figures": ["MODEL", "--out", "--data", "--images", "--model"],
     "convert": ["SOURCE", "OUT", "--to", "--model", "--image-size", "--allow-loss"],
+    "export": ["MODEL", "OUT", "--to", "--model", "--precision", "--calibrate", "--check", "--merge"],
+    "benchmark": [
+        *("MODEL", "--model", "--engines", "--batch", "--rounds", "--images", "--calibrate", "--merge", "--json"),
+    ],
     "inspect": ["SOURCE", "--model", "--image-size", "--json"],
     "models": ["FILTER", "--weights", "--json"],
 }
