@@ -22,6 +22,7 @@ from vitrail.cli.convert import convert
 from vitrail.cli.data import data
 from vitrail.cli.demo import demo
 from vitrail.cli.evaluate import evaluate
+from vitrail.cli.explain import explain
 from vitrail.cli.inspect import inspect
 from vitrail.cli.lr_find import lr_find
 from vitrail.cli.models import models
@@ -43,6 +44,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     probe,
     report,
     predict,
+    explain,
     trace,
     convert,
     inspect,

@@ -77,7 +77,7 @@ def baselines(model: Network) -> tuple[Baseline, ...]:
 def answers(model: Network, images: Images) -> Logits:
     """Logits, a few images at a time."""
     with still(model):
-        return torch.cat([model(part) for part in images.split(CHUNK)])
+        return _full(torch.cat([model(part) for part in images.split(CHUNK)]))
 
 
 def without(
@@ -109,7 +109,12 @@ def without(
             tokens = tokens.gather(1, part[..., None].expand(-1, -1, x.shape[2]))
             turned = None if turn is None else (turn[0][part][:, None], turn[1][part][:, None])
             found.append(model.classify(model.run(tokens, turned)))
-        return torch.cat(found)
+        return _full(torch.cat(found))
+
+
+def _full(logits: Logits) -> Logits:
+    """At least float32: bfloat16's probabilities have two digits."""
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _covered(model: Network, images: Images, kept: Bool[Tensor, "N P"], stand_in: Images) -> Float[Tensor, "N K"]:
@@ -123,7 +128,7 @@ def _covered(model: Network, images: Images, kept: Bool[Tensor, "N P"], stand_in
             mask = mask.repeat_interleave(height, 1).repeat_interleave(width, 2)[:, :rows, :cols]
             mask = functional.pad(mask, (0, cols - mask.shape[2], 0, rows - mask.shape[1]), value=True)[:, None]
             found.append(model(torch.where(mask, images.expand(many)[part], stand_in.expand(many)[part])))
-    return torch.cat(found)
+    return _full(torch.cat(found))
 
 
 def stand_in_for(images: Images, baseline: Baseline) -> Images | None:

@@ -15,6 +15,10 @@ OPTIONS = {
     "evaluate": ["MODEL", "DATA", "--model", "--split", "--protocol", "--quarantine", "--json", "--html", "--csv"],
     "report": ["RUN", "--json", "--html"],
     "predict": ["MODEL", "IMAGE_OR_FOLDER", "--model", "--top", "--json", "--csv"],
+    "explain": [
+        *("MODEL", "IMAGE_OR_FOLDER", "--out", "--method", "--class", "--model", "--layer", "--head", "--mode"),
+        *("--own-scale", "--random-maps", "--precision"),
+    ],
     "trace": ["MODEL", "IMAGE", "--out", "-o", "--model", "--parts", "--attention"],
     "convert": ["SOURCE", "OUT", "--to", "--model", "--image-size", "--allow-loss"],
     "inspect": ["SOURCE", "--model", "--image-size", "--json"],
