@@ -144,8 +144,9 @@ def explain(
             others[method] = _map(method, control, inputs, classes, request)[0]
             notify(f"{method} of random weights")
         with _computing(request, inputs):
+            varied = {m: values for m, values in maps.items() if float(values.std()) > 0}  # a flat map has no order
             known = evidence(
-                model, inputs, label, maps, others, random=request.random, seed=request.seed, notify=notify
+                model, inputs, label, varied, others, random=request.random, seed=request.seed, notify=notify
             )
     names = classifier.labels.names
     return Explained(
@@ -186,7 +187,7 @@ def _map(
         found = row.method(model, images, classes)
     values = found[0].float()
     assert tuple(values.shape) == grid(model)
-    if float(values.abs().max()) == 0.0:
+    if float(values.abs().max()) == 0.0:  # and so without evidence: there is no order to go by
         notes.append("zero everywhere: " + _ZERO.get(name, "there is nothing to see"))
     return values, tuple(notes)
 

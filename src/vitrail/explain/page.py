@@ -24,17 +24,17 @@ from vitrail.explain.render import Mode
 from vitrail.report import percent, printable, write_bytes, write_text
 
 MEASURES: dict[str, str] = {
-    "deletion_drop": "deletion, patches left out",
+    "deletion_drop": "deletion, left out",
     "deletion_mean": "deletion, mean colour",
     "deletion_blur": "deletion, blurred",
-    "insertion_drop": "insertion, patches put in",
-    "insertion_mean": "insertion, over mean colour",
-    "insertion_blur": "insertion, over blurred",
-    "saco": "SaCo, order against effect",
-    "sanity": "likeness to random weights",
+    "insertion_drop": "insertion, put in",
+    "insertion_mean": "insertion, mean colour",
+    "insertion_blur": "insertion, blurred",
+    "saco": "SaCo",
+    "sanity": "random weights",
 }
-VERDICTS = {"better": "better than random", "inside": "no better than random", "worse": "worse than random"}
-SANITY = {"inside": "depends on the weights", "worse": "stays alike"}
+VERDICTS = {"better": "better", "inside": "as random", "worse": "worse"}  # than random maps
+SANITY = {"inside": "unlike", "worse": "alike"}
 
 Scale = tuple[float, float, str]  # low, high, colour table
 
