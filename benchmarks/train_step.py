@@ -151,9 +151,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("train_step.json"))
     parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
     parser.add_argument("--small", action="store_true", help="seconds instead of minutes; the ratios mean nothing")
     options = parser.parse_args()
-    precision = find_precision("auto", torch.device("cpu"))
+    precision = find_precision(options.precision, torch.device("cpu"))
     result = {}
     for name, (config, size) in (SMALL if options.small else CASES).items():
         result[name] = found = measure(config, size, precision, options.pairs)

@@ -77,11 +77,16 @@ class MissingExtra(UserError):
 def close_matches(name: str, choices: Iterable[str], most: int = 20) -> str:
     """The tail of a sentence about a name that was not found: likely corrections, then the choices."""
     names = list(choices)
-    by_case = {n.casefold(): n for n in names}
-    near = [by_case[n] for n in difflib.get_close_matches(name.casefold(), by_case, n=3, cutoff=0.55)]
-    text = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else "."
+    text = did_you_mean(name, names) or "."
     shown = ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
     return f"{text} Choices: {shown}" if names else text
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """The tail of a sentence about a name that was not found: likely corrections; empty where nothing is close."""
+    by_case = {n.casefold(): n for n in choices}
+    near = [by_case[n] for n in difflib.get_close_matches(name.casefold(), by_case, n=3, cutoff=0.55)]
+    return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
 
 
 def config_error(

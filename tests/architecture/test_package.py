@@ -75,6 +75,18 @@ def test_predict_needs_the_core_only(model_folder: Path, photos: Path) -> None:
     assert all(row["error"] is None for row in json.loads(done.stdout))
 
 
+def test_inspecting_and_loading_do_not_wait_for_the_compiler(model_folder: Path) -> None:
+    """Its import takes a second; drawing numbers for tensors that have none would cause it, as the last line shows."""
+    program = (
+        "import sys, torch, vitrail; from vitrail.cli import main; main(['inspect', sys.argv[1]])\n"
+        "vitrail.load(sys.argv[1]); print('torch._dynamo' in sys.modules)\n"
+        "with torch.device('meta'): torch.nn.init.normal_(torch.empty(1))\n"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    done = python(program, str(model_folder))
+    assert done.stdout.splitlines()[-2:] == ["False", "True"], done.stderr
+
+
 def test_a_missing_extra_is_one_sentence_with_the_pip_command() -> None:
     program = BLOCK + "from vitrail.cli import main; sys.exit(main(sys.argv[1:]))"
     done = python(program, "train", "digits")

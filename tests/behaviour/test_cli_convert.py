@@ -147,7 +147,7 @@ def test_what_is_not_a_number_fails_the_gate(desk: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["tiny", "out"], "the option --to needs a value; see: vitrail convert --help"),
+        (["tiny", "out"], "the option --to is missing; see: vitrail convert --help"),
         (["tiny", "out", "--to", "tim"], "unknown target 'tim'; did you mean 'timm'? Choices: vitrail, timm, tr"),
         (["tiny", "out", "--to", "timm", "--allow-loss", "lables"], "unknown loss 'lables'; did you mean 'labels'?"),
         (["tiny", "tiny", "--to", "timm"], "tiny is there already and is not overwritten: choose another place"),

@@ -40,8 +40,8 @@ MUTANTS = {
     ),
     "no attention scale": (
         "models/layers.py",
-        "F.scaled_dot_product_attention(q, k, v))",
-        "F.scaled_dot_product_attention(q, k, v, scale=1.0))",
+        "F.scaled_dot_product_attention(q, k, v)",
+        "F.scaled_dot_product_attention(q, k, v, scale=1.0)",
     ),
     "norms swapped": ("models/vit.py", "self.mlp(self.norm2(x))", "self.mlp(self.norm1(x))"),
     "heads on the wrong axis": (

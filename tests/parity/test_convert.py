@@ -54,7 +54,7 @@ HOLDS: dict[str, set[str]] = {
     },
     "npz": {"tanh", "pre_logits", "gap", "hybrid"},
     "npz-linen": {"tanh", "pre_logits", "gap", "hybrid"},
-    "big_vision": {"gap", "map", "siglip"},
+    "big_vision": {"tanh", "pre_logits", "gap", "map", "siglip"},
     "torchvision": {"plain"},
     "dinov2": {"dinov2", "dinov2 classifier", "dinov2 gated"},
     "dinov3": {"dinov3"},

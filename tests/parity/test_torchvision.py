@@ -115,7 +115,7 @@ def test_the_published_sizes_have_their_heads_and_their_preprocessing(tmp_path: 
 
 
 def test_the_heads_of_other_sizes_must_be_told(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="torchvision has no size of width 48 and depth 2; name the model"):
+    with pytest.raises(WeightsError, match="torchvision has no size of width 48 and depth 2; its library's config"):
         load_weights(save(tmp_path, create({}), heads=None))
 
 

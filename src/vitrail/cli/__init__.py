@@ -23,6 +23,8 @@ from vitrail.cli.data import data
 from vitrail.cli.demo import demo
 from vitrail.cli.evaluate import evaluate
 from vitrail.cli.explain import explain
+from vitrail.cli.figures import figures
+from vitrail.cli.illustrate import illustrate
 from vitrail.cli.inspect import inspect
 from vitrail.cli.lr_find import lr_find
 from vitrail.cli.models import models
@@ -45,7 +47,9 @@ VERBS: tuple[Callable[..., None], ...] = (
     report,
     predict,
     explain,
+    illustrate,
     trace,
+    figures,
     convert,
     inspect,
     models,

@@ -26,6 +26,13 @@ def evaluate(
         Name | None,
         Parameter(help="Resize and crop as gvt-squash, bv-crop, timm or torchvision; by default as the weights ask."),
     ] = None,
+    threshold: Annotated[
+        float | None,
+        Parameter(
+            metavar="SHARE",
+            help="Where images may have several classes: name one from this probability on (0.5).",
+        ),
+    ] = None,
     quarantine: Annotated[
         File | None, Parameter(help="Leave out the images on this list, which `vitrail data check` makes.")
     ] = None,
@@ -48,7 +55,9 @@ def evaluate(
     classifier = load(model_source, model=model)
     images = open_as_trained(data, classifier.record, quarantine)
     with counting("evaluate") as notify:
-        report, results = evaluate_each(classifier, images, split=split, protocol=protocol, notify=notify)
+        report, results = evaluate_each(
+            classifier, images, split=split, protocol=protocol, threshold=threshold, notify=notify
+        )
     if "-" not in (json, html, csv):
         sys.stdout.write(report.markdown())
     if json is not None:

@@ -34,7 +34,9 @@ def _about_value(error: CycloptsError) -> str:
     match error:
         case MissingArgumentError() if error.argument is not None:
             name = error.keyword or error.argument.name
-            return f"the option {name} needs a value" if name.startswith("-") else f"{name} is missing"
+            if error.keyword is None:
+                return f"the option {name} is missing" if name.startswith("-") else f"{name} is missing"
+            return f"the option {name} needs a value"
         case RepeatArgumentError():
             return f"the option {error.token.keyword} is given more than once"
         case CoercionError() if error.argument is not None:

@@ -21,7 +21,7 @@ from vitrail.models.cost import flops
 from vitrail.models.resnet import ResNet
 from vitrail.report import table
 from vitrail.weights.checkpoint import MODEL_FILE
-from vitrail.weights.convert import Draft, discard, publish, with_losses, write_draft
+from vitrail.weights.convert import Draft, check_request, discard, publish, with_losses, write_draft
 from vitrail.weights.fetch import locate
 from vitrail.weights.load import Loaded, load_weights
 
@@ -104,8 +104,10 @@ def convert(
     preprocessing and labels. `image_size` (rows, cols) is for a file that does not tell it; another one than the file's
     resamples the positions. Raises ParityError where the result is not the same network, which leaves no `out`; and
     what `load_weights` and `write_draft` raise."""
+    allowed = tuple(allow_loss)
+    check_request(Path(out), to, allowed)
     loaded = load_weights(source, model, image_size=image_size, as_stored=image_size is None)
-    draft = write_draft(loaded, Path(out), to, allow_loss)
+    draft = write_draft(loaded, Path(out), to, allowed)
     try:
         report = compare(loaded, locate(source), draft)
         if not report.passed:

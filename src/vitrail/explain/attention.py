@@ -108,16 +108,28 @@ def relevance(model: ViT, images: Images, classes: Labels) -> Maps:
 
 def legrad(model: ViT, images: Images, classes: Labels) -> Maps:
     """LeGrad (Bousselham et al. 2024, arXiv 2404.03214): the positive gradient of each block's class score with respect
-    to its attention, mean over heads, queries and blocks. A block's score is the head's, read from its tokens."""
+    to its attention, mean over heads, queries and blocks.
+
+    A block's score is what the head answers to its tokens. Where it reads the class token, it is given the mean of all
+    tokens, as the authors' code gives it: the class token's own row of attention says much less (docs/log.md).
+    """
     _, record = trace(model, images, parts=("attention", "after_mlp"), gradients=True)
     total: Tensor | None = None
     for depth, block in enumerate(record.blocks, 1):
-        score = model.classify(pooled_at(model, record, depth)).gather(1, classes[:, None]).sum()
+        score = model.classify(_read_by_all(model, record, depth)).gather(1, classes[:, None]).sum()
         (gradient,) = torch.autograd.grad(score, block.attention, retain_graph=True)
         positive = gradient.clamp(min=0).mean(dim=(1, 2))[:, model.config.prefix :]
         total = positive if total is None else total + positive
     assert total is not None  # a model has a block
     return on_grid(model, total / len(record.blocks))
+
+
+def _read_by_all(model: ViT, record: Trace, depth: int) -> Tensor:
+    """What the head would see behind block `depth`, of the mean of all tokens where it would see the class token's."""
+    if model.config.pool != "token":
+        return pooled_at(model, record, depth)
+    mean = record.blocks[depth - 1].after_mlp.mean(dim=1, keepdim=True)
+    return model.pool(mean.expand(-1, max(model.config.heading, 1), -1))
 
 
 def half_residual(attention: Mixing) -> Mixing:

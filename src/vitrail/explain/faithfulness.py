@@ -40,24 +40,49 @@ class Curves:
         return torch.trapezoid(self.insertion, self.removed.to(self.insertion), dim=1)
 
 
+@dataclass(frozen=True)
+class Ends:
+    """Probability of the class with all patches and with none: the same for every map of an image."""
+
+    whole: Float[Tensor, " B"]
+    empty: Float[Tensor, " B"]
+
+
+def ends(model: Network, images: Images, classes: Labels, baseline: Baseline = "drop") -> Ends:
+    """Where the curves of `images` begin and end; to be given to `curves` for each of several maps."""
+    stand_in = stand_in_for(images, baseline)
+    rows, cols = grid(model)
+    kept = torch.ones(len(images), rows * cols, dtype=torch.bool, device=images.device)
+    return Ends(*(_probability(model, images, classes, which, stand_in) for which in (kept, ~kept)))
+
+
 def curves(
-    model: Network, images: Images, classes: Labels, maps: Maps, baseline: Baseline = "drop", points: int = POINTS
+    model: Network,
+    images: Images,
+    classes: Labels,
+    maps: Maps,
+    baseline: Baseline = "drop",
+    points: int = POINTS,
+    known: Ends | None = None,
 ) -> Curves:
     """Deletion and insertion (Petsiuk et al. 2018) patch by patch.
 
     drop: a patch that is gone is not in the sequence (one must be left: where none should be, the first one is); mean,
     blur: its pixels are the mean colour, or those of the blurred image. `images`: as many as maps, or one for all.
+    `known`: what `ends` found, where it was asked.
     """
     patches = maps[0].numel()
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(patches).expand_as(order).to(order))
     counts = torch.linspace(0, patches, points).round().long()
     stand_in = stand_in_for(images, baseline)
-    down: list[Tensor] = []
-    up: list[Tensor] = []
-    for count in counts.tolist():
+    known = known or ends(model, images, classes, baseline)
+    down, up = [known.whole], [known.empty]
+    for count in counts.tolist()[1:-1]:
         for rows, kept in ((down, rank >= count), (up, rank < count)):
             rows.append(_probability(model, images, classes, kept, stand_in))
+    down.append(known.empty)
+    up.append(known.whole)
     return Curves(counts / patches, torch.stack(down, dim=1), torch.stack(up, dim=1))
 
 
@@ -69,7 +94,7 @@ def _probability(
         empty = ~kept.any(dim=1)
         kept[empty, 0] = True
     logits = without(model, images, kept, stand_in)
-    return logits.softmax(dim=1).gather(1, classes[:, None])[:, 0]
+    return logits.softmax(dim=1).expand(len(classes), -1).gather(1, classes[:, None])[:, 0]
 
 
 def saco(values: Sequence[float], effects: Sequence[float]) -> float:
@@ -146,10 +171,18 @@ def sanity(model: Network, images: Images, classes: Labels, method: Method, seed
 
 def spearman(x: Float[Tensor, "B P"], y: Float[Tensor, "B P"]) -> Float[Tensor, " B"]:
     """Rank correlation of each row; 0 where one is constant."""
-    ranks = [z.argsort(dim=1).argsort(dim=1).double() for z in (x, y)]
+    ranks = [_ranks(z) for z in (x, y)]
     flat = torch.stack([z.std(dim=1) == 0 for z in (x, y)]).any(dim=0)
     a, b = (functional.normalize(r - r.mean(dim=1, keepdim=True), dim=1) for r in ranks)
     return (a * b).sum(dim=1).masked_fill(flat, 0.0)
+
+
+def _ranks(values: Float[Tensor, "B P"]) -> Float[Tensor, "B P"]:
+    """Rank of each value in its row; equal values share the mean of theirs, so that a map's many zeros are no order."""
+    ordered = values.sort(dim=1).values
+    low = torch.searchsorted(ordered, values.contiguous())
+    high = torch.searchsorted(ordered, values.contiguous(), right=True)
+    return (low + high - 1).double() / 2
 
 
 def pointing(maps: Maps, masks: Bool[Tensor, "B rows cols"]) -> Bool[Tensor, " B"]:

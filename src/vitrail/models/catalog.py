@@ -1,7 +1,7 @@
 """Models by name. A row is an architecture; weights for it are another table's business (weights/catalog.py).
 
 Sizes: ViT paper, Table 1 (B, L, H); vit_jax/configs/models.py (Ti, S, hybrids); big_vision's models/vit.py (M, So400m,
-g, G). What is called nano or pico is vitrail's own, for small images.
+g, g-opt, G). What is called nano or pico is vitrail's own, for small images.
 """
 
 from typing import TypeAlias
@@ -22,6 +22,7 @@ _SIZES = {  # width, depth, heads, mlp_dim
     "So400m": (1152, 27, 16, 4304),
     "H": (1280, 32, 16, 5120),
     "g": (1408, 40, 16, 6144),
+    "g-opt": (1536, 40, 16, 6144),
     "G": (1664, 48, 16, 8192),
 }
 _HYBRIDS = {  # size, bottlenecks a stage, patch of the feature map

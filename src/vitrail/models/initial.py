@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def initialise(model: "ViT", generator: torch.Generator | None = None) -> None:
-    """Draw all weights of a Vision Transformer anew."""
+    """Draw all weights of a Vision Transformer anew; nothing where they have no numbers, on the meta device: drawing
+    there imports torch's compiler, which takes a second."""
+    if model.patch_embedding.weight.is_meta:
+        return
     config, paper = model.config, model.config.initialisation == "paper"
     _dense(model.patch_embedding, generator, paper)
     if model.class_token is not None and not paper:
@@ -51,7 +54,9 @@ def initialise(model: "ViT", generator: torch.Generator | None = None) -> None:
 @torch.no_grad()
 def initialise_resnet(model: "ResNet", generator: torch.Generator | None = None) -> None:
     """Draw all weights of a ResNet anew: truncated LeCun normal, and a zero scale on each block's last norm, so that
-    every block starts as its residual."""
+    every block starts as its residual. Nothing on the meta device."""
+    if model.root.weight.is_meta:
+        return
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             lecun_normal_(module.weight, generator)

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from vitrail.config import ViTConfig
 from vitrail.types import Tokens
 
+WRITTEN_OUT = 1024  # most tokens whose scores are held in memory at once
 Rotation = tuple[Tensor, Tensor]  # cosines and sines (T d, or B 1 T d); one and zero for prefix tokens
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention MSA (ViT paper, appendix A), on torch's fused kernel."""
+    """Multi-head self-attention MSA (ViT paper, appendix A)."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -32,7 +33,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "B Q D"]:
         """Attention of all tokens, or of the first `queries` tokens only, over all tokens."""
         q, k, v = self.project(x, queries, rotation)
-        return self.merge(F.scaled_dot_product_attention(q, k, v))
+        return self.merge(attend(q, k, v))
 
     def project(
         self, x: Tokens, queries: int | None = None, rotation: Rotation | None = None
@@ -140,18 +141,28 @@ class AttentionPool(nn.Module):
 
     def forward(self, x: Tokens) -> Float[Tensor, "B D"]:
         """The pooled features."""
-        return self.finish(self.attention.merge(F.scaled_dot_product_attention(*self.project(x))))
+        return self.finish(self.attention.merge(attend(*self.project(x))))
 
     def project(self, x: Tokens) -> tuple[Float[Tensor, "B h 1 d"], Float[Tensor, "B h T d"], Float[Tensor, "B h T d"]]:
         """The probe's query, and the tokens' keys and values."""
-        probe = self.probe.expand(len(x), -1, -1)
-        q, _, _ = self.attention.project(probe)
-        _, k, v = self.attention.project(x, queries=1)
-        return q, k, v
+        fused, bias, width = self.attention.qkv.weight, self.attention.qkv.bias, x.shape[-1]
+        (q,) = self.attention.split(F.linear(self.probe, fused[:width], bias[:width]), 1)  # the same for all images
+        k, v = self.attention.split(F.linear(x, fused[width:], bias[width:]), 2)
+        return q.expand(len(x), -1, -1, -1), k, v
 
     def finish(self, x: Float[Tensor, "B 1 D"]) -> Float[Tensor, "B D"]:
         """From what attention gathered to the features."""
         return (x + self.mlp(self.norm(x)))[:, 0]
+
+
+def attend(
+    q: Float[Tensor, "B h Q d"], k: Float[Tensor, "B h T d"], v: Float[Tensor, "B h T d"]
+) -> Float[Tensor, "B h Q d"]:
+    """softmax(q k' / sqrt(d)) v (ViT paper, equations 6 and 7), by torch's fused kernel; in bfloat16 on a processor as
+    written, where that is three to five times as fast (docs/log.md) and the scores of so few tokens are small."""
+    if q.dtype != torch.bfloat16 or q.device.type != "cpu" or k.shape[2] > WRITTEN_OUT:
+        return F.scaled_dot_product_attention(q, k, v)
+    return (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(-1) @ v
 
 
 def rotate(x: Float[Tensor, "B h T d"], cos: Float[Tensor, "*B T d"], sin: Float[Tensor, "*B T d"]) -> Tensor:
@@ -163,23 +174,29 @@ def rotate(x: Float[Tensor, "B h T d"], cos: Float[Tensor, "*B T d"], sin: Float
 @lru_cache(maxsize=16)
 def rotation(config: ViTConfig) -> Rotation:
     """Cosines and sines (T d) of DINOv3's axial RoPE: patch centres in [-1, 1] along each axis, half of a head's
-    angles by row and half by column, prefix tokens unturned. Float64."""
+    angles by row and half by column, prefix tokens unturned. Float64, on the CPU wherever the model is being built:
+    they are kept for all models of this configuration."""
     rows, cols = config.grid
     d = config.width // config.heads
-    frequencies = config.rope_base ** -torch.arange(0, 1, 4 / d, dtype=torch.float64)  # d / 4
-    y, x = ((torch.arange(n, dtype=torch.float64) + 0.5) / n * 2 - 1 for n in (rows, cols))
+    frequencies = config.rope_base ** -_range(0, 1, 4 / d)  # d / 4
+    y, x = ((_range(n) + 0.5) / n * 2 - 1 for n in (rows, cols))
     centres = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).reshape(-1, 2)  # P 2
     angles = (2 * math.pi * centres[:, :, None] * frequencies).flatten(1).tile(1, 2)  # P d
-    angles = torch.cat([torch.zeros(config.prefix, d, dtype=torch.float64), angles])
+    angles = torch.cat([angles.new_zeros(config.prefix, d), angles])
     return angles.cos(), angles.sin()
 
 
 @lru_cache(maxsize=16)
 def sincos2d(config: ViTConfig) -> Float[Tensor, "1 P D"]:
-    """Fixed positions of big_vision (models/vit.py posemb_sincos_2d): sines and cosines of x, then of y. Float64."""
+    """Fixed positions of big_vision (models/vit.py posemb_sincos_2d): sines and cosines of x, then of y. Float64,
+    on the CPU."""
     rows, cols = config.grid
-    y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in (rows, cols)), indexing="ij")
-    omega = torch.arange(config.width // 4, dtype=torch.float64) / (config.width // 4 - 1)
+    y, x = torch.meshgrid(*(_range(n) for n in (rows, cols)), indexing="ij")
+    omega = _range(config.width // 4) / (config.width // 4 - 1)
     omega = 1 / 10_000**omega
     x, y = (axis.flatten()[:, None] * omega for axis in (x, y))
     return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1)[None]
+
+
+def _range(*limits: float) -> Float[Tensor, " N"]:
+    return torch.arange(*limits, dtype=torch.float64, device="cpu")

@@ -12,6 +12,14 @@ from vitrail.models.cost import flops, parameters
 from vitrail.types import LabelSet
 from vitrail.weights.files import followed
 
+_TORCHVISION = (
+    "import json",
+    "from safetensors.torch import load_file",
+    "from torchvision.models import VisionTransformer",
+    "",
+    "model = VisionTransformer(**json.load(open('THIS_FOLDER/config.json'))['model_args'])",
+    "model.load_state_dict(load_file('THIS_FOLDER/model.safetensors'))",
+)
 _LONGEST = 2**20  # bytes of a model card
 
 
@@ -19,17 +27,18 @@ def model_card(config: ModelConfig, labels: LabelSet | None, record: Mapping[str
     """Markdown. `record` may hold name, recipe, data, metrics, licence, started_from; what is absent is left out.
     `library` is the one whose layout the folder has, beside vitrail."""
     rows, cols = config.image_size
+    several = labels is not None and labels.multilabel
     task = "image-classification" if config.classes else "image-feature-extraction"
     front = ["---", f"library_name: {library}", f"pipeline_tag: {task}"]
     front += [f"license: {record['licence']}"] if record.get("licence") else []
     front += ["tags: [vitrail, vision-transformer]", "---"]
     text = [
         f"# {record.get('name') or 'Vision Transformer'}",
-        f"{_architecture(config)} for {config.classes} classes, from an image of {rows} x {cols}; "
+        f"{_architecture(config)} {_purpose(config)}, from an image of {rows} x {cols} pixels; "
         f"{parameters(config):,} parameters, {flops(config) / 1e9:.2f} GFLOPs each.",
         *_section("How it does", _metrics(record.get("metrics"))),
         *_section("What it learned from", _data(record.get("data"), record.get("started_from"), record.get("licence"))),
-        *_section("Classes", _classes(labels)),
+        *_section("Classes, of which an image may have several" if several else "Classes", _classes(labels)),
         *_section("How to use it", _usage(library)),
         *_section("Recipe", ["```json", json.dumps(record["recipe"], indent=2), "```"] if record.get("recipe") else []),
     ]
@@ -57,6 +66,12 @@ def _architecture(config: ModelConfig) -> str:
     )
 
 
+def _purpose(config: ModelConfig) -> str:
+    if config.classes:
+        return f"for {config.classes:,} classes"
+    return "for features"
+
+
 def _section(title: str, lines: list[str]) -> list[str]:
     return [f"## {title}", "\n".join(lines)] if lines else []
 
@@ -73,10 +88,12 @@ def _data(data: Any, started_from: Any, licence: Any) -> list[str]:
         splits = data.get("splits") or {}
         counts = ", ".join(f"{count:,} {name}" for name, count in splits.items())
         lines.append(
-            f"`{_plain(str(data.get('name', '?')))}` ({counts} images), fingerprint `{data.get('fingerprint', '?')}`."
+            f"{_code(str(data.get('name', '?')))} ({counts} images), fingerprint `{data.get('fingerprint', '?')}`."
         )
     if started_from:
-        lines.append(f"It started from `{_plain(str(started_from))}` (licence: {licence or 'not stated'}).")
+        place = str(started_from)
+        name = Path(place).name if Path(place).is_absolute() else place  # where it lay on a disk is nobody's business
+        lines.append(f"It started from {_code(name)} (licence: {licence or 'not stated'}).")
     return lines
 
 
@@ -93,11 +110,18 @@ def _usage(library: str) -> list[str]:
     if library == "timm":
         lines += ["", "It also loads in timm (`timm.create_model('local-dir:THIS_FOLDER', pretrained=True)`) and in"]
         lines += ["transformers (`pipeline('image-classification', model='THIS_FOLDER')`)."]
+    if library == "torchvision":
+        lines += ["", "It also loads in torchvision:", "", "```python", *_TORCHVISION, "```"]
     return lines
 
 
 def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else _plain(str(value))
+
+
+def _code(text: str) -> str:
+    """Text as a code span, in which Markdown knows no escapes."""
+    return f"`{' '.join(text.replace('`', chr(39)).split())}`"
 
 
 def _plain(text: str) -> str:

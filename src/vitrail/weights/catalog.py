@@ -1,18 +1,29 @@
 """Published weights by name: where they lie, what they are, under which licence, and what they score by whose protocol.
 
 A number is the publisher's own, never ours; None where none is published for these very weights. Sources: timm 1.0's
-registry (ids, licences, sizes) and its results/results-imagenet.csv of August 2026; the README of
-google-research/vision_transformer (files, numbers); torchvision 0.29's weights enumeration; the READMEs of
-facebookresearch/dinov2 and dinov3, and the model cards behind the other ids. A test holds the rows to the installed
-timm and torchvision. No row has a sha256: none of these publishers states one that could be confirmed.
+registry (ids, licences, sizes) and its results/results-imagenet.csv of August 2026; the READMEs of
+google-research/vision_transformer and big_vision (files, numbers); torchvision 0.29's weights enumeration; open_clip
+3.3's table (ids); the READMEs of facebookresearch/dinov2 and dinov3, and the model cards behind the other ids. Tests
+hold the rows to the installed timm, torchvision and open_clip. No row has a sha256: none of these publishers states
+one that could be confirmed.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from vitrail.config import Preprocess
 from vitrail.errors import UnknownName
-from vitrail.weights.publishers import DINOV3, FLEXIVIT, JAX, TORCHVISION, TRANSFORMERS
+from vitrail.weights.publishers import (
+    BASELINES,
+    DINOV3,
+    FLEXIVIT,
+    JAX,
+    OPEN_CLIP,
+    SIGLIP,
+    TORCHVISION,
+    TRANSFORMERS,
+)
 
 Protocol: TypeAlias = Literal["gvt-squash", "bv-crop", "timm", "torchvision"]  # data/protocols.py runs them
 
@@ -37,11 +48,13 @@ class Row:
     protocol: Protocol | None = None  # by which that was measured
     source: str = ""  # of the number, else of the id
     patch_size: int | None = None  # FlexiViT: that of `model`, to which the file's kernel and positions are resized
+    pixels: Preprocess | None = None  # `preprocess`, where neither the file nor its format tells it
 
 
 _TIMM_TABLE = "timm, results/results-imagenet.csv"
 _GVT = "README of google-research/vision_transformer"
 _BUCKET = "https://storage.googleapis.com/vit_models"
+_BIG_VISION = "https://storage.googleapis.com/big_vision"
 
 # timm's: name, model, image side, classes, top-1 by timm's protocol at that size.
 _Timm: TypeAlias = tuple[str, str, int, int, float | None]
@@ -228,16 +241,54 @@ def _jax() -> list[Row]:
     ]
 
 
-def _flexivit() -> list[Row]:
-    return [
+def _big_vision() -> list[Row]:
+    """FlexiViTs distilled on ImageNet-1k (i1k_deit3_distill.py) are evaluated on squashed images,
+    `resize(272)|central_crop(240)`; those of ImageNet-21k (i21k_sup.py) by `resize_small(272)|central_crop(240)`."""
+    crop = Preprocess(size=(240, 240), crop=240 / 272, interpolation="area", odd_margin="down")
+    squash = crop.model_copy(update={"resize": "squash", "interpolation": "bilinear", "antialias": False})
+    flexi = [
         Row(
-            *(name, model, 240, classes, "big_vision", "bv-crop", "apache-2.0"),
+            *(name, model, 240, classes, "big_vision", "flexivit", "apache-2.0"),
             labels=_labels(classes),
-            url=f"https://storage.googleapis.com/big_vision/flexivit/{name}.npz",
+            url=f"{_BIG_VISION}/flexivit/{name}.npz",
             source="big_vision, configs/proj/flexivit/README.md",
             patch_size=16,
+            pixels=squash if classes == 1000 else crop,
         )
         for name, model, classes in FLEXIVIT
+    ]
+    plain = [
+        Row(
+            *(name, "S/16", 224, 1000, "big_vision", "bv-crop", "apache-2.0"),
+            labels=_labels(1000),
+            url=f"{_BIG_VISION}/{name}.npz",
+            top1=top1,
+            protocol=None if top1 is None else "bv-crop",
+            source="big_vision, configs/vit_s16_i1k.py",
+        )
+        for name, top1 in BASELINES
+    ]
+    siglip = [
+        Row(
+            *(name, model, side, 0, "big_vision", "gvt-squash", "apache-2.0"),
+            labels=None,
+            url=f"{_BIG_VISION}/{file}.npz",
+            source="big_vision, models/proj/image_text/two_towers.py",
+        )
+        for name, model, side, file in SIGLIP
+    ]
+    return [*flexi, *plain, *siglip]
+
+
+def _open_clip() -> list[Row]:
+    return [
+        Row(
+            *(hub.partition("/")[2], model, side, width, "open_clip", "open_clip", "mit"),
+            labels=_labels(width),
+            hub=hub,
+            source="open_clip's pretrained.py",
+        )
+        for hub, model, side, width in OPEN_CLIP
     ]
 
 
@@ -289,9 +340,10 @@ CATALOG: dict[str, Row] = {
         *_timm((*_AUGREG, *_IN1K, *_ORIGINAL, *_IN21K, *_DEIT, *_DEIT3, *_DINOV2, *_FLEXIVIT, *_SIGLIP, *_CLIP)),
         *_timm(_DINOV3, "dinov3-license"),
         *_jax(),
-        *_flexivit(),
+        *_big_vision(),
         *_dinov3(),
         *_transformers(),
+        *_open_clip(),
         *_torchvision(),
     )
 }

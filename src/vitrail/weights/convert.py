@@ -30,7 +30,7 @@ from vitrail.weights.card import model_card
 from vitrail.weights.checkpoint import MODEL_FILE, write_model_folder
 from vitrail.weights.load import FORMATS, Loaded, load_weights, model_shapes
 from vitrail.weights.processor import nearest
-from vitrail.weights.rename import Format, write_tensors
+from vitrail.weights.rename import Format, usual, write_tensors
 
 TARGETS: dict[str, tuple[str, ...]] = {  # what a user names -> the layouts tried, in this order
     "vitrail": (),
@@ -79,12 +79,7 @@ def write_draft(loaded: Loaded, out: Path, to: str, allowed: Iterable[str] = ())
     kind, WeightsError naming what the target cannot hold and is not `allowed` to lose, StorageError.
     """
     allowed = tuple(allowed)
-    for name in allowed:
-        if name not in LOSSES:
-            raise UnknownName("loss", name, LOSSES)
-    if to not in TARGETS:
-        raise UnknownName("target", to, TARGETS)
-    _check_place(out, to)
+    check_request(out, to, allowed)
     path = out.with_name(f".new-{out.name}")
     _remove(path)
     try:
@@ -127,21 +122,28 @@ def with_losses(model: Network, config: ModelConfig) -> Network:
     return changed.train(model.training)
 
 
-class _NoPlace(Exception):
-    """A layout cannot hold a model, because of so many of its fields."""
-
-    def __init__(self, reason: str, fields: int) -> None:
-        super().__init__(reason)
-        self.fields = fields
-
-
-def _check_place(out: Path, to: str) -> None:
+def check_request(out: Path, to: str, allowed: Iterable[str]) -> None:
+    """UnknownName for a target or a loss that there is none of, ConfigError where `out` is taken or of the wrong kind:
+    what can be told before anything is read."""
+    for name in allowed:
+        if name not in LOSSES:
+            raise UnknownName("loss", name, LOSSES)
+    if to not in TARGETS:
+        raise UnknownName("target", to, TARGETS)
     if out.exists() or out.is_symlink():
         raise ConfigError(f"{out} is there already and is not overwritten: choose another place")
     if to in _ARCHIVES and out.suffix != ".npz":
         raise ConfigError(f"{to} is one file: name it with .npz, found {out.name!r}")
     if to not in _ARCHIVES and out.suffix in (".npz", ".safetensors"):
         raise ConfigError(f"{to} is a folder, whose weights lie in {MODEL_FILE}: leave out the ending of {out.name!r}")
+
+
+class _NoPlace(Exception):
+    """A layout cannot hold a model, because of so many of its fields."""
+
+    def __init__(self, reason: str, fields: int) -> None:
+        super().__init__(reason)
+        self.fields = fields
 
 
 def _write(loaded: Loaded, path: Path, to: str, allowed: Sequence[str]) -> tuple[str, ModelConfig]:
@@ -156,7 +158,7 @@ def _write(loaded: Loaded, path: Path, to: str, allowed: Sequence[str]) -> tuple
     if held != config:
         model = with_losses(model, held)
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    tensors = write_tensors(state, form.rules(held)) | _riding(loaded, form, held)
+    tensors = form.finish(write_tensors(state, form.rules(held)) | _riding(loaded, form, held))
     if to in _ARCHIVES:
         with path.open("wb") as file:
             write: Any = np.savez  # its stub takes the names of arrays for its own options
@@ -167,7 +169,7 @@ def _write(loaded: Loaded, path: Path, to: str, allowed: Sequence[str]) -> tuple
     for name, table in files.items():
         (path / name).write_text(json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
     record = {**loaded.record, "licence": loaded.licence, "started_from": loaded.source}
-    library = to if to in ("timm", "transformers", "open_clip") else "vitrail"
+    library = to if to in ("timm", "transformers", "open_clip", "torchvision") else "vitrail"
     labels = loaded.labels if held.classes == config.classes else None
     (path / "README.md").write_text(model_card(held, labels, record, library=library), "utf-8")
     return form.name, held
@@ -229,7 +231,7 @@ def _files(
     try:
         return form.companions(config, preprocess, labels)
     except WeightsError as reason:
-        others = [nearest(preprocess)[0], form.preprocess(config.image_size)]
+        others = [nearest(preprocess)[0], usual(form, config)]
         for other in others:
             try:
                 files = form.companions(config, other, labels)
@@ -334,12 +336,19 @@ def _same_pixels(a: Preprocess, b: Preprocess) -> bool:
 
 
 def _in_words(p: Preprocess, other: Preprocess | None = None) -> str:
-    """The preprocessing; its size where that of `other` differs."""
-    way = "squashed" if p.resize == "squash" else "resized"
-    smooth = "" if p.antialias else " without antialiasing"
-    margin = ", odd margins down" if p.odd_margin == "down" else ""
-    size = f" to {' x '.join(map(str, p.size))} px" if other is not None and other.size != p.size else ""
-    return f"{way}{size}, crop {p.crop:.4g}, {p.interpolation}{smooth}{margin}, mean {p.mean}, std {p.std}"
+    """The preprocessing; of it what `other` does otherwise."""
+    parts = {
+        "resize": "squashed" if p.resize == "squash" else "resized",
+        "size": f"to {' x '.join(map(str, p.size))} px",
+        "crop": f"crop {p.crop:.4g}",
+        "interpolation": p.interpolation,
+        "antialias": "antialiased" if p.antialias else "not antialiased",
+        "odd_margin": "odd margins down" if p.odd_margin == "down" else "odd margins even",
+        "mean": f"mean {p.mean}",
+        "std": f"std {p.std}",
+    }
+    odd = [name for name in parts if other is None or getattr(p, name) != getattr(other, name)]
+    return ", ".join(parts[name] for name in odd)
 
 
 def _remove(path: Path) -> None:

@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from vitrail.errors import WeightsError, close_matches
+from vitrail.errors import WeightsError, did_you_mean
 from vitrail.weights.catalog import CATALOG, Row
 from vitrail.weights.files import followed
 
@@ -22,23 +22,27 @@ _WANTED = [
     "vitrail.json",
     "passengers.safetensors",
 ]
+_ACCEPTED = "give a file, a folder, a Hugging Face id or a name of `vitrail models --weights`"
 
 
 def locate(source: str | Path) -> Path:
     """The model folder or weights file that `source` means. Raises WeightsError in one sentence otherwise."""
-    path = Path(source)
+    path, text = Path(source), str(source)
+    if not text:
+        raise WeightsError(f"the name of the weights is empty; {_ACCEPTED}")
     if path.is_dir():
         return _in_folder(path)
     if path.is_file():
         return _accepted(path)
-    text = str(source)
+    if path.exists():
+        raise WeightsError(f"{text} is neither a file nor a folder but a device or a pipe; {_ACCEPTED}")
     if text in CATALOG:
         return _published(CATALOG[text])
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text) and path.suffix not in (".npz", ".safetensors", *_PICKLED):
         return _of_hub(text)
     beside = sorted(p.name for p in path.parent.iterdir() if p.name[0] != ".") if path.parent.is_dir() else []
-    names = [*beside, *CATALOG] if path.name == text else beside
-    raise WeightsError(f"no weights at {text!r}{close_matches(path.name, names)}")
+    near = did_you_mean(path.name, [*beside, *CATALOG] if path.name == text else beside)
+    raise WeightsError(f"no weights at {text!r}{near or f'; {_ACCEPTED}'}")
 
 
 def _published(row: Row) -> Path:
@@ -132,10 +136,16 @@ def _download(name: str, wanted: list[str]) -> Path:
         ) from error
     except RepositoryNotFoundError as error:
         raise WeightsError(
-            f"there is no file or folder {name!r} here and no model of that id on Hugging Face"
+            f"there is no file or folder {name!r} here and no model of that id on Hugging Face{_other_ids(name)}"
         ) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
         raise WeightsError(
             f"there is no file or folder {name!r} here, and it can't be downloaded as a Hugging Face id: no connection "
-            "(or HF_HUB_OFFLINE is set) and no copy in the cache"
+            f"(or HF_HUB_OFFLINE is set) and no copy in the cache{_other_ids(name)}"
         ) from error
+
+
+def _other_ids(name: str) -> str:
+    """Corrections of a Hugging Face id that the catalog does not know."""
+    ids = [row.hub for row in CATALOG.values() if row.hub is not None]
+    return "" if name in ids else did_you_mean(name, ids)

@@ -137,8 +137,11 @@ def _safetensors_header(path: Path) -> dict[str, Tensor]:
         if not all(isinstance(n, int) and n >= 0 for n in (*shape, start, end)):
             raise ValueError(f"{key} claims the shape {shape} at {(start, end)}")
         needed = math.prod(shape) * _DTYPES[kind].itemsize
-        if needed != end - start or end > stored:
+        if needed != end - start:
             raise ValueError(f"{key} claims the shape {tuple(shape)}, other than the {end - start} bytes stored")
+        if end > stored:
+            found = f"it has {path.stat().st_size:,} bytes and ends before its numbers do ({key})"
+            raise ValueError(f"{found}; copy or download it again")
         tensors[key] = torch.empty(shape, dtype=_DTYPES[kind], device="meta")
     return tensors
 

@@ -10,7 +10,7 @@ from vitrail.errors import WeightsError
 from vitrail.models.catalog import ModelConfig
 from vitrail.types import LabelSet
 from vitrail.weights.processor import write_processor
-from vitrail.weights.rename import Hints, Rule, Shapes, Tensors, file_grid
+from vitrail.weights.rename import HeadsNotTold, Hints, Rule, Shapes, Tensors, file_grid
 from vitrail.weights.torch_layers import joined, layer
 
 Gelu: TypeAlias = Literal["exact", "tanh", "quick"]
@@ -97,7 +97,7 @@ def heads_of(table: Mapping[str, Any], hints: Hints, default: int) -> int:
         return heads
     if isinstance(hints.model, ViTConfig):
         return hints.model.heads
-    raise WeightsError("the number of heads is not in the file; name the model, for instance --model B/16")
+    raise HeadsNotTold()
 
 
 def gelu_of(table: Mapping[str, Any], default: Gelu) -> Gelu:

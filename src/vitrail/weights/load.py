@@ -1,5 +1,6 @@
 """Bytes -> verified -> format -> renamed -> resampled -> model; strict at every step."""
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -16,10 +17,10 @@ from torch import Tensor
 from vitrail.config import Preprocess, ResNetConfig
 from vitrail.errors import WeightsError, config_error
 from vitrail.models.build import Network, build
-from vitrail.models.catalog import ModelConfig, find_model
+from vitrail.models.catalog import MODELS, ModelConfig, find_model
 from vitrail.types import LabelSet
 from vitrail.weights.catalog import published
-from vitrail.weights.checkpoint import MODEL_FILE, PASSENGERS_FILE, Stored, read_beside, read_stored
+from vitrail.weights.checkpoint import MODEL_FILE, MULTILABEL, PASSENGERS_FILE, Stored, read_beside, read_stored
 from vitrail.weights.fetch import locate
 from vitrail.weights.files import FLOATS, followed, read_file, read_headers
 from vitrail.weights.formats.big_vision import BIG_VISION
@@ -36,7 +37,7 @@ from vitrail.weights.formats.openai_clip import OPEN_CLIP, OPEN_CLIP_VISUAL
 from vitrail.weights.formats.timm import TIMM, TIMM_IN_OPEN_CLIP
 from vitrail.weights.formats.torchvision import TORCHVISION, TORCHVISION_OLD
 from vitrail.weights.huggingface import label_names
-from vitrail.weights.rename import Format, Hints, Shapes, check_shapes, claims, read_tensors
+from vitrail.weights.rename import Format, HeadsNotTold, Hints, Shapes, check_shapes, claims, read_tensors, usual
 from vitrail.weights.resize import resized
 
 FORMATS: dict[str, Format] = {
@@ -161,13 +162,14 @@ def identify(source: str | Path, model: str | None = None, image_size: tuple[int
         if stored.description is None:
             raise
         raise WeightsError(f"config.json beside {file.name} is not usable: {type(error).__name__}: {error}") from error
-    if (row := published(str(source))) is not None and stored.licence is None:
-        stored = replace(stored, licence=row.licence)
+    row = None if Path(source).exists() else published(str(source))
     patch = None
-    if row is not None and row.patch_size is not None:
-        patch, size = (row.patch_size, row.patch_size), (row.image_size, row.image_size)
-        config = config.model_copy(update={"position_rule": "flexivit"})
-        preprocess = preprocess.model_copy(update={"size": size})
+    if row is not None:
+        stored = stored if stored.licence is not None else replace(stored, licence=row.licence)
+        told, preprocess = True, row.pixels or preprocess
+        if row.patch_size is not None:
+            patch = (row.patch_size, row.patch_size)
+            config = config.model_copy(update={"position_rule": "flexivit"})
     dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in driving.values()}
     learned = isinstance(config, ResNetConfig) or config.position in ("learned", "none")
     sized = learned or image_size is not None or stored.config is not None or stored.description is not None
@@ -196,8 +198,22 @@ def _recognise(tensors: Mapping[str, Tensor], stored: Stored, name: str) -> tupl
 def _infer(form: Format, shapes: Shapes, hints: Hints, name: str) -> ModelConfig:
     try:
         return form.infer(shapes, hints)
+    except HeadsNotTold as error:
+        fits = " or ".join(_fitting(form, shapes, hints))
+        remedy = f"say --model {fits}, whose sizes it has" if fits else "its library's config.json beside it would tell"
+        raise WeightsError(f"{error}; {remedy}") from error
     except ValidationError as error:
         raise WeightsError(f"{name} describes no possible model: {config_error(error, 'model')}") from error
+
+
+def _fitting(form: Format, shapes: Shapes, hints: Hints) -> list[str]:
+    """The names of the models that a file without heads may hold."""
+    names = []
+    for name, row in MODELS.items():
+        with contextlib.suppress(WeightsError, ValidationError):
+            _check_named(form.infer(shapes, replace(hints, model=row)), row, name, "")
+            names.append(name)
+    return names
 
 
 def _check_named(found: ModelConfig, named: ModelConfig, model: str, name: str) -> None:
@@ -207,6 +223,9 @@ def _check_named(found: ModelConfig, named: ModelConfig, model: str, name: str) 
         for f in fields
         if hasattr(named, f) and getattr(found, f, None) != getattr(named, f)
     ]
+    stems = [getattr(config, "stem", None) is not None for config in (found, named)]
+    if stems[0] != stems[1]:
+        wrong.append("a ResNet stem" if stems[0] else "no ResNet stem")
     if wrong:
         raise WeightsError(f"{name} does not hold a {model}: {', '.join(wrong)}")
 
@@ -243,7 +262,7 @@ def _preprocess(stored: Stored, form: Format, config: ModelConfig) -> tuple[Prep
     except ValidationError as error:
         raise WeightsError(f"preprocessor_config.json is not usable: {config_error(error, 'it')}") from error
     if stored.description is None or form.read_description is None:
-        return form.preprocess(config.image_size), False
+        return usual(form, config), False
     try:
         return form.read_description(stored.description, config.image_size), True
     except ValidationError as error:
@@ -255,8 +274,9 @@ def _labels(stored: Stored, form: Format, config: ModelConfig) -> LabelSet | Non
     the order of the WordNet ids, and timm tags such weights `in1k`."""
     if stored.labels is not None:
         return stored.labels
-    if (names := label_names(stored.description or {}, config.classes)) is not None:
-        return LabelSet(names)
+    description = stored.description or {}
+    if (names := label_names(description, config.classes)) is not None:
+        return LabelSet(names, multilabel=description.get("problem_type") == MULTILABEL)
     tag = str(((stored.description or {}).get("pretrained_cfg") or {}).get("tag", ""))
     if config.classes == 1000 and (form.name in _IMAGENET or "in1k" in tag):
         return imagenet_labels()

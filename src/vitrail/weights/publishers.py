@@ -34,6 +34,8 @@ JAX: tuple[_Jax, ...] = (
      "augreg/B_32-i21k-300ep-lr_0.001-aug_light1-wd_0.1-do_0.0-sd_0.0"),
     ("jax-augreg-B16-in21k", "B/16", 224, 21843, None,
      "augreg/B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0"),
+    ("jax-augreg-B8-in21k", "B/8", 224, 21843, None,
+     "augreg/B_8-i21k-300ep-lr_0.001-aug_medium2-wd_0.1-do_0.0-sd_0.0"),
     ("jax-augreg-L16-in21k", "L/16", 224, 21843, None,
      "augreg/L_16-i21k-300ep-lr_0.001-aug_strong1-wd_0.1-do_0.0-sd_0.0"),
     ("jax-augreg-R+Ti16-in21k", "R+Ti/16", 224, 21843, None,
@@ -110,11 +112,53 @@ TORCHVISION: tuple[tuple[str, str, int, float, str], ...] = (
 # big_vision's FlexiViT (README of configs/proj/flexivit): file, model at 240 px, classes. Each file holds one kernel
 # and one grid of positions, which the network resizes to the patch that it is run with.
 FLEXIVIT: tuple[tuple[str, str, int], ...] = (
-    ("flexivit_s_i1k", "S/16", 1000),
-    ("flexivit_b_i1k", "B/16", 1000),
-    ("flexivit_l_i1k", "L/16", 1000),
-    ("flexivit_b_i21k_300ep", "B/16", 21843),
-    ("flexivit_b_i21k_1000ep", "B/16", 21843),
+    *((f"flexivit_{size.lower()}_i1k{epochs}", f"{size}/16", 1000) for size in "SBL"
+      for epochs in ("", "_600ep", "_300ep", "_90ep")),
+    *((f"flexivit_b_i21k_{epochs}ep", "B/16", 21843) for epochs in (90, 300, 1000)),
+)  # fmt: skip
+
+# Its ViT-S/16 baseline (README, models/vit.py; the number: configs/vit_s16_i1k.py): file, top-1 by its protocol.
+BASELINES: tuple[tuple[str, float | None], ...] = (
+    ("vit_s16_i1k_90ep", 76.5),
+    ("vit_s16_i1k_150ep", None),
+    ("vit_s16_i1k_300ep", None),
+)
+
+# Its SigLIP and SigLIP 2 (models/proj/image_text/two_towers.py): name, model, image side, file.
+SIGLIP: tuple[tuple[str, str, int, str], ...] = (
+    ("jax-siglip-B16-224", "B/16", 224, "siglip/webli_en_b16_224_63724782"),
+    ("jax-siglip-B16-256", "B/16", 256, "siglip/webli_en_b16_256_60500360"),
+    ("jax-siglip-B16-384", "B/16", 384, "siglip/webli_en_b16_384_68578854"),
+    ("jax-siglip-B16-512", "B/16", 512, "siglip/webli_en_b16_512_68580893"),
+    ("jax-siglip-L16-256", "L/16", 256, "siglip/webli_en_l16_256_60552751"),
+    ("jax-siglip-L16-384", "L/16", 384, "siglip/webli_en_l16_384_63634585"),
+    ("jax-siglip-So400m14-224", "So400m/14", 224, "siglip/webli_en_so400m_224_57633886"),
+    ("jax-siglip-So400m14-384", "So400m/14", 384, "siglip/webli_en_so400m_384_58765454"),
+    ("jax-siglip-i18n-B16-256", "B/16", 256, "siglip/webli_i18n_b16_256_66117334"),
+    ("jax-siglip-i18n-So400m16-256", "So400m/16", 256, "siglip/webli_i18n_so400m_16_256_78061115"),
+    *((f"jax-siglip2-{model.replace('/', '')}-{side}", model, side,
+       f"siglip2/siglip2_{model.lower().replace('/', '')}_{side}")
+      for model, sides in (
+          ("B/32", (256,)), ("B/16", (224, 256, 384, 512)), ("L/16", (256, 384, 512)), ("So400m/14", (224, 384)),
+          ("So400m/16", (256, 384, 512)), ("g-opt/16", (256, 384)))
+      for side in sides),
+)  # fmt: skip
+
+# open_clip's own (its pretrained.py; the licence: their model cards): Hugging Face id, model, image side, width of the
+# space shared with texts.
+OPEN_CLIP: tuple[tuple[str, str, int, int], ...] = (
+    ("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "B/32", 224, 512),
+    ("laion/CLIP-ViT-B-32-DataComp.XL-s13B-b90K", "B/32", 224, 512),
+    ("laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K", "B/32", 256, 512),
+    ("laion/CLIP-ViT-B-16-laion2B-s34B-b88K", "B/16", 224, 512),
+    ("laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K", "B/16", 224, 512),
+    ("laion/CLIP-ViT-B-16-DataComp.L-s1B-b8K", "B/16", 224, 512),
+    ("laion/CLIP-ViT-L-14-laion2B-s32B-b82K", "L/14", 224, 768),
+    ("laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K", "L/14", 224, 768),
+    ("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "H/14", 224, 1024),
+    ("laion/CLIP-ViT-g-14-laion2B-s12B-b42K", "g/14", 224, 1024),
+    ("laion/CLIP-ViT-g-14-laion2B-s34B-b88K", "g/14", 224, 1024),
+    ("laion/CLIP-ViT-bigG-14-laion2B-39B-b160k", "G/14", 224, 1280),
 )
 
 # DINOv3's own files (hub/backbones.py): name, model.

@@ -58,7 +58,9 @@ class Format:
     infer: Callable[[Shapes, Hints], ModelConfig]  # the architecture, from shapes and hints
     rules: Callable[[Any], list[Rule]]
     preprocess: Callable[[tuple[int, int]], Preprocess]  # its own library's evaluation, where nothing is stored
+    headless: Callable[[tuple[int, int]], Preprocess] | None = None  # the same for a network without a head
     prepare: Callable[[Tensors], Tensors] = dict  # to the keys of `rules`: strips a prefix, unstacks layers
+    finish: Callable[[Tensors], Tensors] = dict  # back, where passengers need it
     passengers: tuple[str, ...] = ()  # keys (regular expressions) that classification does not use; they survive
     describe: Callable[[Any, Preprocess], dict[str, Any] | None] | None = None  # its library's config.json
     read_description: Callable[[Mapping[str, Any], tuple[int, int]], Preprocess] | None = None  # and back
@@ -66,10 +68,23 @@ class Format:
     companions: Callable[[Any, Preprocess, LabelSet | None], dict[str, dict[str, Any]]] | None = None
 
 
+class HeadsNotTold(WeightsError):
+    """A file whose sizes do not tell the number of heads, with nothing beside it that does."""
+
+    def __init__(self, why: str = "") -> None:
+        super().__init__(f"the number of heads is not in the file{why}")
+
+
 def claims(form: Format, keys: Container[str]) -> bool:
     """Whether a file with these keys is of this format."""
     marked = all(any(name in keys for name in marker.split("|")) for marker in form.markers)
     return marked and not any(key in keys for key in form.absent)
+
+
+def usual(form: Format, config: ModelConfig) -> Preprocess:
+    """The evaluation of a format's own library for a network, where nothing beside the file tells it."""
+    headless = form.headless if not config.classes else None
+    return (headless or form.preprocess)(config.image_size)
 
 
 def same(ours: str, theirs: str) -> Rule:

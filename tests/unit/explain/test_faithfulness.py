@@ -132,6 +132,27 @@ def test_rank_correlation() -> None:
     assert found == [pytest.approx(1.0), pytest.approx(-1.0), pytest.approx(0.0)]
 
 
+def test_equal_values_share_a_rank() -> None:
+    """Two maps that are mostly zero agree in nothing by that."""
+    x = torch.zeros(1, 100, dtype=torch.float64)
+    y = x.clone()
+    x[0, 3], y[0, 90] = 1, 1
+    assert abs(float(measure.spearman(x, y))) < 0.02
+    assert abs(float(measure.spearman(x, x)) - 1) < 1e-12
+    a, b = torch.tensor([[1.0, 2, 2, 3]]), torch.tensor([[1.0, 3, 2, 4]])
+    assert abs(float(measure.spearman(a, b)) - 0.9486833) < 1e-6  # as scipy.stats.spearmanr
+
+
+def test_known_ends_change_nothing() -> None:
+    model, x = make()
+    classes, maps = torch.tensor([3, 5]), torch.rand(2, 4, 6)
+    for baseline in ("drop", "mean"):
+        known = measure.ends(model, x, classes, baseline)
+        one = measure.curves(model, x, classes, maps, baseline, 5, known)
+        other = measure.curves(model, x, classes, maps, baseline, 5)
+        assert torch.equal(one.deletion, other.deletion) and torch.equal(one.insertion, other.insertion)
+
+
 def test_pointing_and_overlap() -> None:
     mask = torch.zeros(1, 4, 6, dtype=torch.bool)
     mask[0, 1:3, 2:4] = True

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from vitrail.config import ResNetConfig, ViTConfig
 from vitrail.models.cost import flops, parameters
@@ -106,6 +107,26 @@ def test_the_cost_is_that_of_the_model(changes: dict[str, Any]) -> None:
         model = ViT(config)
     assert parameters(config) == sum(p.numel() for p in model.parameters())
     assert 0 < flops(config, all_tokens=False) <= flops(config)
+
+
+@pytest.mark.parametrize("changes", OPTIONS, ids=str)
+def test_the_operations_are_those_that_torch_counts(changes: dict[str, Any]) -> None:
+    config = ViTConfig(**SMALL | changes)
+    with torch.device("meta"):
+        model, x = ViT(config).eval(), torch.empty(1, config.channels, *config.image_size)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(x)
+    assert counter.get_total_flops() == flops(config, all_tokens=False)
+
+
+@pytest.mark.parametrize("position", ["rope", "sincos2d"])
+def test_a_model_without_numbers_leaves_none_without_for_others(position: str) -> None:
+    """Angles are kept for all models of a configuration: those of one that ran on the meta device are of use to all."""
+    changes = {"position": position, "rope_base": 31.0, "width": 48}  # of no other test
+    config = ViTConfig(**SMALL | changes)
+    with torch.device("meta"):
+        ViT(config)(torch.empty(1, config.channels, *config.image_size))
+    assert torch.isfinite(make(**changes)(images(make(**changes)))).all()
 
 
 @pytest.mark.parametrize("changes", OPTIONS, ids=str)

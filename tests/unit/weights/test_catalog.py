@@ -77,6 +77,24 @@ def test_torchvision_knows_the_same_of_its_rows(row: Row) -> None:
     assert ("SWAG" in row.name) == (row.licence == "cc-by-nc-4.0") == ("license" in weights.meta)
 
 
+@pytest.mark.parametrize("row", [r for r in CATALOG.values() if r.format == "open_clip"], ids=lambda row: row.name)
+def test_open_clip_knows_the_same_of_its_rows(row: Row) -> None:
+    import open_clip
+    from open_clip.pretrained import _PRETRAINED
+
+    (name,) = [
+        name for name, tags in _PRETRAINED.items() for tag in tags.values() if tag.get("hf_hub") == f"{row.hub}/"
+    ]
+    table = open_clip.get_model_config(name)
+    vision, ours = table["vision_cfg"], MODELS[row.model]
+    assert (table["embed_dim"], vision["image_size"], vision["patch_size"]) == (
+        row.classes, row.image_size, ours.patch_size[0],
+    )  # fmt: skip
+    heads = vision["width"] // vision.get("head_width", 64)
+    hidden = int(vision["width"] * vision.get("mlp_ratio", 4.0))
+    assert (vision["width"], vision["layers"], heads, hidden) == (ours.width, ours.depth, ours.heads, ours.mlp_dim)
+
+
 def test_a_row_is_found_by_its_name_and_by_its_id() -> None:
     row = find_row("google/vit-base-patch16-224")
     assert row is find_row("vit-base-patch16-224")
@@ -116,6 +134,14 @@ def test_an_unknown_name_lists_close_ones(tmp_path: Path, monkeypatch: pytest.Mo
         WeightsError, match=r"no weights at 'deit_tiny_patch16_244.fb_in1k'; did you mean 'deit_tiny_pa"
     ):
         locate("deit_tiny_patch16_244.fb_in1k")
+    with pytest.raises(WeightsError) as caught:
+        locate("nonsense.npz")
+    accepted = "give a file, a folder, a Hugging Face id or a name of `vitrail models --weights`"
+    assert str(caught.value) == f"no weights at 'nonsense.npz'; {accepted}"
+    with pytest.raises(WeightsError, match=f"the name of the weights is empty; {accepted}"):
+        locate("")
+    with pytest.raises(WeightsError, match=r"no copy in the cache; did you mean 'timm/deit_tiny_patch16_224.fb_in1k'"):
+        locate("timm/deit_tiny_patch16_244.fb_in1k")
 
 
 def test_what_is_published_as_a_pickle_says_how_to_fetch_it() -> None:
@@ -198,7 +224,12 @@ def test_flexivit_s_files_take_the_patch_of_their_row(tmp_path: Path, monkeypatc
     loaded = load_weights("flexivit_b_i1k")
     found = loaded.model.config
     assert (found.image_size, found.patch_size, found.position_rule) == ((240, 240), (16, 16), "flexivit")
-    assert loaded.preprocess.size == (240, 240) and loaded.licence == "apache-2.0"
+    assert loaded.licence == "apache-2.0"
+    pixels = loaded.preprocess
+    assert (pixels.size, pixels.resize, pixels.interpolation, pixels.antialias) == (
+        (240, 240), "squash", "bilinear", False,
+    )  # fmt: skip
+    assert [int(side / pixels.crop) for side in pixels.size] == [272, 272], "resize(272)|central_crop(240)"
     expected = resample_patch_kernel(plain.model.patch_embedding.weight, (16, 16))
     assert torch.equal(loaded.model.patch_embedding.weight, expected)
     assert loaded.model(torch.zeros(1, 3, 240, 240)).shape == (1, 1000)

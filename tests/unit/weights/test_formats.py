@@ -32,7 +32,7 @@ HELD: dict[str, list[dict[str, Any]]] = {
     ],
     "npz": [{}, BARE, GAP, STEM, {"pre_logits": 8}],
     "npz-linen": [{}, BARE, GAP, STEM],
-    "big_vision": [GAP, MAP, GAP | {"position": "sincos2d"}, {"position_prefix": False, "pre_logits": 8}],
+    "big_vision": [{}, GAP, MAP, GAP | {"position": "sincos2d"}, {"position_prefix": False, "pre_logits": 8}],
     "vitrail": [],  # a ResNet: see below
     "transformers-vit": [{}, BARE, {"pre_logits": 24, "classes": 0}],
     "transformers-vit-v5": [{}, BARE],

@@ -11,11 +11,13 @@ from safetensors.torch import load_file, save_file
 from vitrail.config import Preprocess, ViTConfig
 from vitrail.errors import ConfigError, UnknownName, WeightsError
 from vitrail.inference import load
+from vitrail.models.build import build
+from vitrail.models.catalog import find_model
 from vitrail.models.vit import ViT
 from vitrail.types import LabelSet
 from vitrail.weights.checkpoint import write_model_folder
 from vitrail.weights.formats.jax_npz import NPZ, NPZ_LINEN
-from vitrail.weights.load import load_weights
+from vitrail.weights.load import FORMATS, load_weights
 from vitrail.weights.rename import read_tensors, write_tensors
 
 CONFIG = ViTConfig(image_size=(16, 16), patch_size=(8, 8), width=24, depth=2, heads=3, mlp_dim=40, classes=3)
@@ -164,12 +166,23 @@ def test_a_file_of_no_known_format_lists_the_formats(tmp_path: Path) -> None:
 def test_heads_cannot_be_read_from_a_bare_file(folder: Path) -> None:
     file = bare(folder)
     (folder / "config.json").unlink()
-    with pytest.raises(WeightsError, match=r"number of heads is not in the file; name the model, .*--model B/16"):
+    with pytest.raises(WeightsError, match=r"number of heads is not in the file; its library's config.json beside it"):
         load_weights(file)
     with pytest.raises(WeightsError, match="does not hold a Ti/16: patch_size"):
         load_weights(file, "Ti/16")
     with pytest.raises(UnknownName, match=r"unknown model 'Ti/17'; did you mean 'Ti/16'"):
         load_weights(file, "Ti/17")
+
+
+def test_a_bare_file_without_heads_names_the_model_that_it_may_be(tmp_path: Path) -> None:
+    rules = FORMATS["timm"].rules(find_model("Pico/2"))
+    config = find_model("Pico/2")
+    file = tmp_path / "w.safetensors"
+    save_file(write_tensors(build(config).state_dict(), rules), file)
+    with pytest.raises(WeightsError) as caught:
+        load_weights(file)
+    assert str(caught.value) == "the number of heads is not in the file; say --model Pico/2, whose sizes it has"
+    assert load_weights(file, "Pico/2").model.config.heads == config.heads
 
 
 def test_other_classes_put_a_zero_head_on_and_drop_the_labels(folder: Path) -> None:

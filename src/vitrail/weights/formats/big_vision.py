@@ -1,18 +1,25 @@
-"""big_vision's `.npz` (google-research/big_vision, models/vit.py): positions without a class row, learned or sincos2d;
-heads token, gap or map; layers one by one or stacked by scan; `params/` or `params/img/` before every key."""
+"""big_vision's `.npz` (google-research/big_vision, models/vit.py): positions learned or sincos2d; heads token, gap or
+map; layers one by one or stacked by scan; `params/` or `params/img/` before every key.
 
-from typing import Any
+Its own reader also takes older files (`fix_old_checkpoints`): a row of positions for the class token, which it adds to
+the token; positions within the encoder; an attention pool without a name. So does this one, and keeps that row.
+"""
+
+import math
+import re
 
 from torch import Tensor
 
 from vitrail.config import Preprocess, ViTConfig
 from vitrail.errors import WeightsError
-from vitrail.types import LabelSet
 from vitrail.weights.flax import attention, conv, dense, norm
 from vitrail.weights.rename import Format, Hints, Rule, Shapes, Tensors, count_of, file_grid, same, shape_of
 
 _PREFIXES = ("params/img/", "params/", "img/", "opt/target/")
 _STACKED = "Transformer/encoderblock/"
+_OLD_POOL = ("probe", "LayerNorm_0/", "MlpBlock_0/", "MultiHeadDotProductAttention_0/")
+# a text tower, the temperature and bias beside two towers; what an optimiser and a clock remember
+_PASSENGERS = (r"(?:params/)?(?:txt/.*|t|b)", r"(?:opt|chrono)/.*")
 
 
 def _rules(config: ViTConfig) -> list[Rule]:
@@ -50,8 +57,11 @@ def _infer(shapes: Shapes, hints: Hints) -> ViTConfig:
     rows, cols, channels, width = shape_of(shapes, r"embedding/kernel", 4)
     block = r"Transformer/encoderblock_\d+"
     learned = "pos_embedding" in shapes
+    class_row = False
     if learned:
-        grid = file_grid(shape_of(shapes, r"pos_embedding", 3)[1], (rows, cols), hints.image_size)
+        count = shape_of(shapes, r"pos_embedding", 3)[1]
+        class_row = "cls" in shapes and _has_class_row(count, (rows, cols), hints.image_size)
+        grid = file_grid(count - class_row, (rows, cols), hints.image_size)
     else:  # fixed positions leave no trace of the size
         size = hints.image_size or (224, 224)
         grid = (size[0] // rows, size[1] // cols)
@@ -70,18 +80,29 @@ def _infer(shapes: Shapes, hints: Hints) -> ViTConfig:
         class_token="cls" in shapes,
         pre_logits=shapes["pre_logits/bias"][0] if "pre_logits/bias" in shapes else None,
         position="learned" if learned else "sincos2d",
-        position_prefix=False,
+        position_prefix=class_row,
         gelu="tanh",
         position_rule="paper",
     )
 
 
+def _has_class_row(count: int, patch: tuple[int, int], size: tuple[int, int] | None) -> bool:
+    """Whether so many positions are those of a grid and one more: of the image size that is told, else a square."""
+    if size is not None and (patches := (size[0] // patch[0]) * (size[1] // patch[1])) in (count, count - 1):
+        return patches == count - 1
+    return math.isqrt(count - 1) ** 2 == count - 1
+
+
 def _prepare(tensors: Tensors) -> Tensors:
-    """Without a prefix, and with layers that scan stacked on axis 0 one by one."""
+    """Without a prefix, under today's names, and with layers that scan stacked on axis 0 one by one."""
     for prefix in _PREFIXES:
         if f"{prefix}embedding/kernel" in tensors:
-            tensors = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+            tensors = {k.removeprefix(prefix): t for k, t in tensors.items()}
             break
+    if "Transformer/pos_embedding" in tensors:
+        tensors = {"pos_embedding" if k == "Transformer/pos_embedding" else k: t for k, t in tensors.items()}
+    if "probe" in tensors:
+        tensors = {f"MAPHead_0/{k}" if k.startswith(_OLD_POOL) else k: t for k, t in tensors.items()}
     plain: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         if key.startswith(_STACKED):
@@ -99,11 +120,21 @@ def _preprocess(size: tuple[int, int]) -> Preprocess:
     return Preprocess(size=size, crop=crop, interpolation="area", odd_margin="down")
 
 
-def _companions(config: Any, preprocess: Preprocess, labels: LabelSet | None) -> dict[str, dict[str, Any]]:
-    """No file, but a WeightsError for positions that its code has no row for."""
-    if isinstance(config, ViTConfig) and config.position_rows:
-        raise WeightsError("big_vision cannot hold position_prefix=True, a row of positions for the class token")
-    return {}
+def _finish(tensors: Tensors) -> Tensors:
+    """With a prefix before the keys of the image tower where passengers ride along: its reader takes whatever is below
+    `params/` for the model, and below that what is below `img/` for the tower."""
+    riding = {key for key in tensors if any(re.fullmatch(pattern, key) for pattern in _PASSENGERS)}
+    if not riding:
+        return tensors
+    whole = "params/" if any(key.startswith(("params/", "opt/", "chrono/")) for key in riding) else ""
+    tower = "img/" if any(key.removeprefix("params/").startswith("txt/") for key in riding) else ""
+    return {key if key in riding else f"{whole}{tower}{key}": tensor for key, tensor in tensors.items()}
+
+
+def _headless(size: tuple[int, int]) -> Preprocess:
+    """What the image towers of its models of image and text are shown (SigLIP_demo.ipynb, SigLIP2_demo.ipynb):
+    `resize(size)|value_range(-1, 1)`, which squashes, bilinear without antialiasing."""
+    return Preprocess(size=size, resize="squash", crop=1.0, interpolation="bilinear", antialias=False)
 
 
 BIG_VISION = Format(
@@ -113,6 +144,8 @@ BIG_VISION = Format(
     infer=_infer,
     rules=_rules,
     preprocess=_preprocess,
+    headless=_headless,
     prepare=_prepare,
-    companions=_companions,
+    finish=_finish,
+    passengers=_PASSENGERS,
 )

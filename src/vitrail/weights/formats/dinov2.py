@@ -13,7 +13,18 @@ from typing import Any
 from vitrail.config import Preprocess, ViTConfig
 from vitrail.errors import WeightsError
 from vitrail.weights.huggingface import required
-from vitrail.weights.rename import Format, Hints, Rule, Shapes, Tensors, count_of, file_grid, same, shape_of
+from vitrail.weights.rename import (
+    Format,
+    HeadsNotTold,
+    Hints,
+    Rule,
+    Shapes,
+    Tensors,
+    count_of,
+    file_grid,
+    same,
+    shape_of,
+)
 from vitrail.weights.torch_layers import layer
 
 _CHUNKED = re.compile(r"((?:backbone\.)?blocks)\.\d+\.(\d+\..*)")
@@ -79,7 +90,7 @@ def _heads(width: int, hints: Hints) -> int:
     if isinstance(hints.model, ViTConfig):
         return hints.model.heads
     if width % 64:
-        raise WeightsError("the number of heads is not in the file; name the model, for instance --model B/14")
+        raise HeadsNotTold()
     return width // 64
 
 

@@ -107,6 +107,12 @@ def _prepare(tensors: Tensors) -> Tensors:
     return {key: t.flatten() if group.fullmatch(key) and t.shape[:-1] == (1, 1, 1) else t for key, t in plain.items()}
 
 
+def _finish(tensors: Tensors) -> Tensors:
+    """With the optimiser's prefix where its state rides along."""
+    state = any(key.startswith("opt/") for key in tensors)
+    return {f"opt/target/{k}" if state and not k.startswith("opt/") else k: t for k, t in tensors.items()}
+
+
 def _preprocess(size: tuple[int, int]) -> Preprocess:
     """Evaluation of vit_jax/input_pipeline.py: squash, bilinear without antialiasing, pixels to [-1, 1]."""
     return Preprocess(size=size, resize="squash", crop=1.0, interpolation="bilinear", antialias=False)
@@ -125,6 +131,8 @@ def _format(name: str, names: _Names) -> Format:
         rules=lambda config: _rules(config, names),
         preprocess=_preprocess,
         prepare=_prepare,
+        finish=_finish,
+        passengers=(r"opt/(?!target/).*",),  # what an optimiser remembers
     )
 
 

@@ -9,7 +9,18 @@ from vitrail.config import Preprocess, ViTConfig
 from vitrail.errors import WeightsError
 from vitrail.weights.open_clip_config import default_preprocess, model_of
 from vitrail.weights.open_clip_config import read_preprocess as read_preprocess_of_open_clip
-from vitrail.weights.rename import Format, Hints, Rule, Shapes, Tensors, count_of, file_grid, same, shape_of
+from vitrail.weights.rename import (
+    Format,
+    HeadsNotTold,
+    Hints,
+    Rule,
+    Shapes,
+    Tensors,
+    count_of,
+    file_grid,
+    same,
+    shape_of,
+)
 from vitrail.weights.timm_config import (
     TimmOptions,
     companions,
@@ -162,7 +173,7 @@ def _bare(shapes: Shapes, hints: Hints) -> TimmOptions:
     if not rotary and "pos_embed" not in shapes:
         raise WeightsError("the file has no positions; whether they are rotary is in its config.json")
     if not isinstance(hints.model, ViTConfig):
-        raise WeightsError("the number of heads is not in the file; name the model, for instance --model B/16")
+        raise HeadsNotTold()
     mean = rotary or "cls_token" not in shapes or "fc_norm.weight" in shapes  # Eva's own default is the mean
     return TimmOptions(
         rotary=rotary,

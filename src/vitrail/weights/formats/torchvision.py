@@ -9,7 +9,7 @@ from vitrail.config import Preprocess, ViTConfig
 from vitrail.errors import WeightsError
 from vitrail.weights.huggingface import required
 from vitrail.weights.processor import share
-from vitrail.weights.rename import Format, Hints, Rule, Shapes, count_of, file_grid, same, shape_of
+from vitrail.weights.rename import Format, HeadsNotTold, Hints, Rule, Shapes, count_of, file_grid, same, shape_of
 from vitrail.weights.torch_layers import layer
 
 _HEADS = {(768, 12): 12, (1024, 24): 16, (1280, 32): 16}  # (width, depth) of vit_b, vit_l, vit_h
@@ -69,10 +69,7 @@ def _heads(width: int, depth: int, options: Mapping[str, Any], hints: Hints) -> 
     if isinstance(hints.model, ViTConfig):
         return hints.model.heads
     if (width, depth) not in _HEADS:
-        raise WeightsError(
-            f"the number of heads is not in the file, and torchvision has no size of width {width} and depth {depth}; "
-            "name the model, for instance --model B/16"
-        )
+        raise HeadsNotTold(f", and torchvision has no size of width {width} and depth {depth}")
     return _HEADS[width, depth]
 
 
