@@ -10,9 +10,19 @@ from vitrail.cli.table import show
 from vitrail.cli.values import Name, Whole
 
 if TYPE_CHECKING:
-    from vitrail.explain.explanation import Explained
+    from vitrail.explain.explanation import Explained, Request
+    from vitrail.inference import Classifier
 
 ALL = "all"
+Mode = Annotated[
+    Literal["heatmap", "reveal"], Parameter(help="Colours over the grey image, or the image itself, dimmed.")
+]
+OwnScale = Annotated[bool, Parameter(help="Stretch the colours to each map alone: no longer comparable.")]
+RandomMaps = Annotated[Whole, Parameter(help="Random maps to compare with; 0 leaves the evidence out.")]
+Precision = Annotated[
+    Literal["float32", "bfloat16"],
+    Parameter(help="Of occlusion, rise and the evidence, which need hundreds of forward passes."),
+]
 
 
 def explain(
@@ -34,27 +44,19 @@ def explain(
     model: Annotated[Name | None, Parameter(help="Architecture of a bare weights file; see `vitrail models`.")] = None,
     layer: Annotated[Whole | None, Parameter(help="Block, from 0, for attention and grad_cam; else the last.")] = None,
     head: Annotated[Whole | None, Parameter(help="Head, from 0, for attention; else the mean of all.")] = None,
-    mode: Annotated[
-        Literal["heatmap", "reveal"], Parameter(help="Colours over the grey image, or the image dimmed.")
-    ] = "heatmap",
-    own_scale: Annotated[bool, Parameter(help="Stretch the colours to each map alone: no longer comparable.")] = False,
-    random_maps: Annotated[Whole, Parameter(help="Random maps to compare with; 0 leaves the evidence out.")] = 5,
-    precision: Annotated[
-        Literal["float32", "bfloat16"],
-        Parameter(help="Of occlusion, rise and the evidence, which need hundreds of forward passes."),
-    ] = "float32",
+    mode: Mode = "heatmap",
+    own_scale: OwnScale = False,
+    random_maps: RandomMaps = 5,
+    precision: Precision = "float32",
 ) -> None:
     """Show which parts of photos a model's answer rests on, and how far each picture can be believed.
 
     DIR gets index.html, one PNG a map, and explain.json with every number.
     """
-    from vitrail.cli.progress import counting
     from vitrail.data.sources import list_images
     from vitrail.errors import ConfigError, ImageError, StorageError
     from vitrail.explain import catalog, explanation, page
-    from vitrail.explain.faithfulness import layers, randomised
     from vitrail.inference import load
-    from vitrail.report import printable
 
     if Path(out).exists() and not Path(out).is_dir():
         raise StorageError(f"cannot write to {out}: it is a file; name a folder")
@@ -67,9 +69,8 @@ def explain(
     paths = list_images(photos)
     classifier = load(model_source, model=model)
     every = catalog.applying(classifier.model)
-    chosen = tuple(dict.fromkeys(m for name in names for m in (every if name == ALL else [name])))
     request = explanation.Request(
-        methods=chosen,
+        methods=tuple(dict.fromkeys(m for name in names for m in (every if name == ALL else [name]))),
         label=None if class_name is None else explanation.find_class(classifier.labels, class_name),
         layer=layer,
         head=head,
@@ -77,11 +78,28 @@ def explain(
         precision=precision,
     )
     explanation.check(request, classifier.model)
-    control = randomised(classifier.model, layers(classifier.model), request.seed) if random_maps else None
+    found = _explain(classifier, paths, request)
+    if not found:
+        raise ImageError(f"none of the {len(paths)} images could be read")
+    page.write(Path(out), found, request, model=Path(model_source).name, mode=mode, own=own_scale)
+    _show(found, Path(out))
+
+
+def _explain(classifier: "Classifier", paths: "list[Path]", request: "Request") -> "list[Explained]":
+    """The images that can be read, explained; the others are named on stderr."""
+    from vitrail.cli.progress import counting
+    from vitrail.errors import ImageError
+    from vitrail.explain.explanation import explain as explain_one
+    from vitrail.explain.explanation import steps
+    from vitrail.explain.faithfulness import layers, randomised
+    from vitrail.report import printable
+
+    model = classifier.model
+    control = randomised(model, layers(model), request.seed) if request.random else None
     found: list[Explained] = []
-    each = explanation.steps(request, classifier.model)
+    each = steps(request, model)
+    done = 0
     with counting("explain", each * len(paths), unit="steps") as count:
-        done = 0
 
         def notify(_: str) -> None:
             nonlocal done
@@ -90,17 +108,11 @@ def explain(
 
         for place, path in enumerate(paths, 1):
             try:
-                one = explanation.explain(
-                    classifier, path, request, name=Path(path).name, control=control, notify=notify
-                )
-                found.append(one)
+                found.append(explain_one(classifier, path, request, name=path.name, control=control, notify=notify))
             except ImageError as error:
                 print(f"vitrail: {printable(str(path))}: {error.reason}", file=sys.stderr)
             done = place * each
-    if not found:
-        raise ImageError(f"none of the {len(paths)} images could be read")
-    page.write(Path(out), found, request, model=Path(model_source).name, mode=mode, own=own_scale)
-    _show(found, Path(out))
+    return found
 
 
 def _show(found: "list[Explained]", out: Path) -> None:
