@@ -26,6 +26,9 @@ def predict(
     /,
     *,
     model: Annotated[Name | None, Parameter(help="Architecture of a bare weights file; see `vitrail models`.")] = None,
+    engine: Annotated[
+        Name, Parameter(help="What computes: torch, openvino-bfloat16, ..., auto, or a folder of `vitrail export`.")
+    ] = "torch",
     top: Annotated[Whole | None, Parameter(help="Most classes to name for each image; by default 5.")] = None,
     threshold: Annotated[
         float | None,
@@ -44,8 +47,8 @@ def predict(
     """
     from vitrail.cli.progress import counting
     from vitrail.data.sources import list_images
+    from vitrail.engines.catalog import load
     from vitrail.errors import ConfigError, ImageError
-    from vitrail.inference import load
     from vitrail.report import printable
 
     if threshold is not None and not 0.0 <= threshold <= 1.0:
@@ -54,7 +57,7 @@ def predict(
         raise ConfigError(f"--top should be at least 1, found {top}")
     check({"--json": json, "--csv": csv})
     paths = list_images(photos)
-    classifier = load(model_source, model=model)
+    classifier = load(model_source, model=model, engine=engine)
     found: list[Prediction] = []
     with counting("predict", len(paths)) as count:
         for prediction in classifier.stream(paths, top, threshold=threshold):

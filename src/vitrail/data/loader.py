@@ -95,13 +95,20 @@ class TrainLoader:
 class EvaluationPass:
     """Every readable image of a source exactly once, in batches; iterate it once or again.
 
-    `unreadable` holds (id, reason) of the others after the pass. Nothing stands in for them.
+    `unreadable` holds (id, reason) of the others after the pass. Nothing stands in for them. Without `normalised` the
+    images are the pixels that `fit` gives (uint8), as an engine takes them.
     """
 
     def __init__(
-        self, source: Source, preprocess: Preprocess, batch_size: int = 64, workers: int | None = None
+        self,
+        source: Source,
+        preprocess: Preprocess,
+        batch_size: int = 64,
+        workers: int | None = None,
+        normalised: bool = True,
     ) -> None:
         self.source, self.preprocess, self.batch_size = source, preprocess, batch_size
+        self.normalised = normalised
         self.workers = worker_count(source, workers)
         self.unreadable: list[tuple[str, str]] = []
 
@@ -116,7 +123,8 @@ class EvaluationPass:
             for part in parts:
                 self.unreadable += [(self.source.id(index), reason) for index, reason in part.broken]
                 if len(part.index):
-                    yield Batch(to_model(part.pixels, self.preprocess), part.labels, part.index)
+                    images = to_model(part.pixels, self.preprocess) if self.normalised else part.pixels
+                    yield Batch(images, part.labels, part.index)
 
 
 def worker_count(source: Source, workers: int | None) -> int:

@@ -20,12 +20,13 @@ OPTIONS = {
         "--protocol",
         "--threshold",
         "--quarantine",
+        "--engine",
         "--json",
         "--html",
         "--csv",
     ],
     "report": ["RUN", "--json", "--html"],
-    "predict": ["MODEL", "IMAGE_OR_FOLDER", "--model", "--top", "--threshold", "--json", "--csv"],
+    "predict": ["MODEL", "IMAGE_OR_FOLDER", "--model", "--engine", "--top", "--threshold", "--json", "--csv"],
     "illustrate": ["MODEL", "IMAGE", "--out", "-o", "--model", "--class", "--language"],
     "explain": [
         *("MODEL", "IMAGE_OR_FOLDER", "--out", "--method", "--class", "--model", "--layer", "--head", "--mode"),
@@ -34,6 +35,10 @@ OPTIONS = {
     "trace": ["MODEL", "IMAGE", "--out", "-o", "--model", "--parts", "--attention"],
     "figures": ["MODEL", "--out", "--data", "--images", "--model"],
     "convert": ["SOURCE", "OUT", "--to", "--model", "--image-size", "--allow-loss"],
+    "export": ["MODEL", "OUT", "--to", "--model", "--precision", "--calibrate", "--check", "--merge"],
+    "benchmark": [
+        *("MODEL", "--model", "--engines", "--batch", "--rounds", "--images", "--calibrate", "--merge", "--json"),
+    ],
     "inspect": ["SOURCE", "--model", "--image-size", "--json"],
     "models": ["FILTER", "--weights", "--json"],
 }
