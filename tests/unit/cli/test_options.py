@@ -22,6 +22,10 @@ OPTIONS = {
         *("--json", "--csv", "--out", "--part", "--fresh"),
     ],
     "illustrate": ["MODEL", "IMAGE", "--out", "-o", "--model", "--class", "--language"],
+    "explain": [
+        *("MODEL", "IMAGE_OR_FOLDER", "--out", "--method", "--class", "--model", "--layer", "--head", "--mode"),
+        *("--own-scale", "--random-maps", "--precision"),
+    ],
     "trace": ["MODEL", "IMAGE", "--out", "-o", "--model", "--parts", "--attention"],
     "figures": ["MODEL", "--out", "--data", "--images", "--model"],
     "convert": ["SOURCE", "OUT", "--to", "--model", "--image-size", "--allow-loss"],
