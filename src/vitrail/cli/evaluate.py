@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from vitrail.cli.output import check, write
-from vitrail.cli.values import File, Name
+from vitrail.cli.values import EngineName, File, Name, WholeJpegs
 
 
 def evaluate(
@@ -36,12 +36,8 @@ def evaluate(
     quarantine: Annotated[
         File | None, Parameter(help="Leave out the images on this list, which `vitrail data check` makes.")
     ] = None,
-    engine: Annotated[
-        Name, Parameter(help="What computes: torch, openvino-bfloat16, ..., auto, or a folder of `vitrail export`.")
-    ] = "torch",
-    whole_jpegs: Annotated[
-        bool, Parameter(help="Decode large JPEGs at their full size: slower, a little exacter.")
-    ] = False,
+    engine: EngineName = "torch",
+    whole_jpegs: WholeJpegs = False,
     json: Annotated[File | None, Parameter(help="Write the report as JSON to this file; - for stdout.")] = None,
     html: Annotated[File | None, Parameter(help="Write the report as one HTML page to this file.")] = None,
     csv: Annotated[

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from vitrail.cli.output import check, write
 from vitrail.cli.table import show
-from vitrail.cli.values import File, Name, Part, Whole
+from vitrail.cli.values import EngineName, File, Name, Part, Whole, WholeJpegs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,9 +28,7 @@ def predict(
     /,
     *,
     model: Annotated[Name | None, Parameter(help="Architecture of a bare weights file; see `vitrail models`.")] = None,
-    engine: Annotated[
-        Name, Parameter(help="What computes: torch, openvino-bfloat16, ..., auto, or a folder of `vitrail export`.")
-    ] = "torch",
+    engine: EngineName = "torch",
     top: Annotated[Whole | None, Parameter(help="Most classes to name for each image; by default 5.")] = None,
     threshold: Annotated[
         float | None,
@@ -40,9 +38,7 @@ def predict(
             "may have several.",
         ),
     ] = None,
-    whole_jpegs: Annotated[
-        bool, Parameter(help="Decode large JPEGs at their full size: slower, a little exacter.")
-    ] = False,
+    whole_jpegs: WholeJpegs = False,
     workers: Annotated[
         Whole | None, Parameter(help="Processes that read images; by default one a core, none for few images.")
     ] = None,

@@ -47,6 +47,12 @@ Pixels = Annotated[tuple[int, int], Parameter(converter=pixels, metavar="ROWSxCO
 Part = Annotated[tuple[int, int], Parameter(converter=part, metavar="I/N", n_tokens=1)]
 Name = Annotated[str, Parameter(metavar="NAME")]
 
+# What every verb that measures or uses a model takes.
+EngineName = Annotated[
+    Name, Parameter(help="What computes: torch, openvino-bfloat16, ..., auto, or a folder of `vitrail export`.")
+]
+WholeJpegs = Annotated[bool, Parameter(help="Decode large JPEGs at their full size: slower, a little exacter.")]
+
 # What every verb that trains takes, and says of it.
 Data = Annotated[
     str, Parameter(name="DATA", help="A folder of class folders, a CSV, JSONL or Parquet manifest, or `digits`.")
