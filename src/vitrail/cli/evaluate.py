@@ -6,16 +6,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from vitrail.cli.output import check, write
-from vitrail.cli.values import EngineName, File, Name, WholeJpegs
+from vitrail.cli.values import Data, EngineName, File, Name, WholeJpegs
 
 
 def evaluate(
     model_source: Annotated[
         str, Parameter(name="MODEL", help="A run folder, a model folder, a weights file, or a Hugging Face id.")
     ],
-    data: Annotated[
-        str, Parameter(name="DATA", help="A folder of class folders, a CSV, JSONL or Parquet manifest, or `digits`.")
-    ],
+    data: Data,
     /,
     *,
     model: Annotated[Name | None, Parameter(help="Architecture of a bare weights file; see `vitrail models`.")] = None,
@@ -29,8 +27,7 @@ def evaluate(
     threshold: Annotated[
         float | None,
         Parameter(
-            metavar="SHARE",
-            help="Where images may have several classes: name one from this probability on (0.5).",
+            metavar="SHARE", help="Where images may have several classes: name one from this probability on (0.5)."
         ),
     ] = None,
     quarantine: Annotated[
