@@ -1,6 +1,5 @@
 """What an evaluation counts, and what it says of that: which images, which of the model's classes, which model."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from vitrail.data.manifests import SPLITS
 from vitrail.data.sources import Dataset, Source, open_dataset
 from vitrail.errors import ConfigError, DataError, WeightsError, close_matches
 from vitrail.inference import Classifier
+from vitrail.models.build import weights_sha256
 from vitrail.report import DataFacts, ModelFacts, Unreadable, printable
 from vitrail.types import Batch, LabelSet, Logits
 
@@ -109,12 +109,14 @@ def match_classes(classes: tuple[str, ...], labels: LabelSet) -> list[int]:
 def answers(
     classifier: Classifier, images: EvaluationPass, part: Part, precision: str, notify: Notify | None
 ) -> Iterator[tuple[Batch, Logits]]:
-    """Every batch of the pass with its logits, on the CPU; the model is left in the mode that it was in."""
+    """Every batch of the pass with its logits, on the CPU, by the classifier's engine where it has one, which takes
+    images that are not normalised; the model is left in the mode that it was in."""
     done, training = 0, classifier.model.training
     classifier.model.eval()
     try:
         for batch in images:
-            logits = _logits(classifier, batch.images, precision)
+            run = classifier.engine
+            logits = _logits(classifier, batch.images, precision) if run is None else run(batch.images)
             _check_finite(logits)
             yield batch, logits
             done += len(batch.index)
@@ -122,15 +124,6 @@ def answers(
                 notify(done, len(part.source))
     finally:
         classifier.model.train(training)
-
-
-def weights_sha256(model: torch.nn.Module) -> str:
-    """One hash over the names, types, shapes and values of all weights, the same for every file format and device."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _choices(labels: LabelSet) -> tuple[str, ...]:

@@ -20,8 +20,8 @@ from vitrail.data.sources import Dataset
 from vitrail.errors import ConfigError, DataError, UnknownName
 from vitrail.evaluate.features import Features, check_readable, features
 from vitrail.evaluate.head import Method, fit_head, head_logits
-from vitrail.evaluate.part import MAX_UNREADABLE, open_as_trained, weights_sha256
-from vitrail.models.build import Network
+from vitrail.evaluate.part import MAX_UNREADABLE, open_as_trained
+from vitrail.models.build import Network, weights_sha256
 from vitrail.ops.metrics import ranks, wilson
 from vitrail.report import Count, Machine, Unreadable, machine, percent, printable, sentence, table
 from vitrail.weights.load import Loaded, load_weights
