@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -38,12 +39,14 @@ from vitrail.models.cost import flops
 from vitrail.models.vit import ViT
 from vitrail.report import processor
 from vitrail.types import LabelSet
+from vitrail.weights.load import FORMATS
+from vitrail.weights.rename import write_tensors
 
 Call = Callable[[], object]
 SMALL = ViTConfig(image_size=(32, 32), patch_size=(16, 16), width=192, depth=2, heads=3, mlp_dim=768, classes=10)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """A model for everybody: ours, and the same weights in timm."""
 
@@ -68,9 +71,6 @@ class Case:
 
 
 def _with_weights(model: torch.nn.Module, case: Case, form: str) -> torch.nn.Module:
-    from vitrail.weights.load import FORMATS
-    from vitrail.weights.rename import write_tensors
-
     state = {name: tensor.detach() for name, tensor in case.classifier.model.state_dict().items()}
     model.load_state_dict(write_tensors(state, FORMATS[form].rules(case.classifier.model.config)), strict=True)
     return model
@@ -101,8 +101,11 @@ def transformers_side(case: Case, pixels: torch.Tensor) -> Call:
     from transformers import ViTForImageClassification
 
     config = case.classifier.model.config
-    theirs = ViTForImageClassification(
-        TheirConfig(
+    rules = FORMATS["transformers-vit"].rules(config)
+    theirs = ViTForImageClassification.from_pretrained(  # which renames the tensors of its own older releases
+        None,
+        state_dict=write_tensors(dict(case.classifier.model.state_dict()), rules),
+        config=TheirConfig(
             hidden_size=config.width,
             num_hidden_layers=config.depth,
             num_attention_heads=config.heads,
@@ -112,9 +115,9 @@ def transformers_side(case: Case, pixels: torch.Tensor) -> Call:
             num_labels=config.classes,
             layer_norm_eps=config.norm_eps,
             hidden_dropout_prob=0.0,
-        )
+        ),
     )
-    return eager(_with_weights(theirs, case, "transformers-vit").eval().to(case.device), case, pixels)
+    return eager(theirs.eval().to(case.device), case, pixels)
 
 
 def torchvision_side(case: Case, pixels: torch.Tensor) -> Call:
@@ -133,8 +136,9 @@ def torchvision_side(case: Case, pixels: torch.Tensor) -> Call:
     return eager(_with_weights(theirs, case, "torchvision").eval().to(case.device), case, pixels)
 
 
-def _program(case: Case, pixels: torch.Tensor) -> torch.export.ExportedProgram:
-    images = to_model(pixels[:2].repeat(2, 1, 1, 1)[:2], case.classifier.preprocess)
+@cache
+def _program(case: Case) -> torch.export.ExportedProgram:
+    images = to_model(pictures(case.classifier, 2), case.classifier.preprocess)
     return torch.export.export(
         case.timm(), (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},)
     )
@@ -145,7 +149,7 @@ def timm_openvino(precision: str) -> Callable[[Case, torch.Tensor], Call]:
         from vitrail.engines.openvino import library
 
         openvino = library()
-        model = openvino.convert_model(_program(case, pixels))
+        model = openvino.convert_model(_program(case))
         model.reshape([-1, *pixels.shape[1:]])
         options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
@@ -164,7 +168,7 @@ def timm_onnxruntime(case: Case, pixels: torch.Tensor) -> Call:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = Path(folder) / "timm.onnx"
-        torch.onnx.export(_program(case, pixels), (), str(path), dynamo=True, external_data=False, verbose=False)
+        torch.onnx.export(_program(case), (), str(path), dynamo=True, external_data=False, verbose=False)
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     name, images = session.get_inputs()[0].name, to_model(pixels, case.classifier.preprocess).numpy()
     return lambda: session.run(None, {name: images})[0]
@@ -228,6 +232,7 @@ def measure(case: Case, sides: list[str], batch: int, rounds: int, sizes: tuple[
     seconds: dict[str, list[float]] = {name: [] for name in everything}
     for turn in range(rounds + 2):
         for name, call in everything.items():
+            time.sleep(0.01)  # threads of the side before may spin a while after its answer
             spent = seconds_of(call, case.device)
             if turn >= 2:
                 seconds[name].append(spent)
