@@ -180,7 +180,7 @@ def sanity(model: ViT, images: Images, classes: Labels, method: Method, seed: in
 def spearman(x: Float[Tensor, "B P"], y: Float[Tensor, "B P"]) -> Float[Tensor, " B"]:
     """Rank correlation of each row; 0 where one is constant."""
     ranks = [_ranks(z) for z in (x, y)]
-    flat = torch.stack([z.std(dim=1) == 0 for z in (x, y)]).any(dim=0)
+    flat = torch.stack([(z == z[:, :1]).all(dim=1) for z in (x, y)]).any(dim=0)
     a, b = (functional.normalize(r - r.mean(dim=1, keepdim=True), dim=1) for r in ranks)
     return (a * b).sum(dim=1).masked_fill(flat, 0.0)
 
