@@ -13,8 +13,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vitrail.engines.catalog import load
     from vitrail.evaluate import evaluate
-    from vitrail.inference import Classifier, load
+    from vitrail.inference import Classifier
     from vitrail.models.trace import trace
     from vitrail.models.vit import ViT
     from vitrail.train import train
@@ -24,7 +25,7 @@ __all__ = ["Classifier", "ViT", "evaluate", "load", "trace", "train"]
 
 _HOMES = {
     "Classifier": "vitrail.inference",
-    "load": "vitrail.inference",
+    "load": "vitrail.engines.catalog",
     "evaluate": "vitrail.evaluate",
     "train": "vitrail.train",
     "ViT": "vitrail.models.vit",

@@ -17,6 +17,8 @@ from vitrail.models.build import Network
 from vitrail.types import ImageLike, Images, LabelSet, Logits, Pixels, Prediction
 from vitrail.weights.load import load_weights
 
+TOP, THRESHOLD = 5, 0.5  # classes named where there is one an image; probability from which where there are several
+
 
 class Engine(Protocol):
     """What computes the logits of a Classifier; `name` says which, as in `openvino-bfloat16`."""
@@ -73,21 +75,49 @@ class Classifier:
         """The model's input for a file, its bytes, or decoded pixels (3 H W, uint8). ImageError if unreadable."""
         return preprocess(self.pixels(image, policy), self.preprocess)
 
-    def predict(self, images: ImageLike | Sequence[ImageLike], top: int = 5, batch_size: int = 32) -> list[Prediction]:
-        """The `top` most probable classes of each image; an unreadable one carries its reason in `error`."""
-        many = [images] if isinstance(images, str | Path | bytes | Tensor) else images
-        return list(self.stream(many, top, batch_size))
+    def probabilities(self, logits: Logits) -> Float[Tensor, "B K"]:
+        """Of each class, in float64: shares of one where an image has one class, each on its own where it may have
+        several."""
+        wide = logits.double()
+        return wide.sigmoid() if self.labels.multilabel else wide.softmax(dim=-1)
 
-    def stream(self, images: Iterable[ImageLike], top: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
+    def predict(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        top: int | None = None,
+        batch_size: int = 32,
+        threshold: float | None = None,
+    ) -> list[Prediction]:
+        """The most probable classes of each image; an unreadable one carries its reason in `error`.
+
+        At most `top` of them (5), and none with a probability below `threshold` (0). Where an image may have several
+        classes, all are named that have a probability of at least 0.5, however many, perhaps none.
+        """
+        many = [images] if isinstance(images, str | Path | bytes | Tensor) else images
+        return list(self.stream(many, top, batch_size, threshold))
+
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        top: int | None = None,
+        batch_size: int = 32,
+        threshold: float | None = None,
+    ) -> Iterator[Prediction]:
         """`predict` image by image, in order, holding one batch in memory."""
+        several = self.labels.multilabel
+        top = (len(self.labels) if several else TOP) if top is None else top
+        threshold = (THRESHOLD if several else 0.0) if threshold is None else threshold
         for start, batch in enumerate(_batches(images, batch_size)):
             names = [_name(image, start * batch_size + i) for i, image in enumerate(batch)]
             inputs: list[Tensor | str] = [self._prepare_or_reason(image) for image in batch]
             ready = [x for x in inputs if isinstance(x, Tensor)]
             logits = self.scores(torch.stack(ready)) if ready else torch.empty(0, len(self.labels))
-            rows = iter(logits.softmax(dim=-1, dtype=torch.float64))
+            rows = iter(self.probabilities(logits))
             for name, value in zip(names, inputs, strict=True):
-                yield Prediction(name, error=value) if isinstance(value, str) else self._ranked(name, next(rows), top)
+                if isinstance(value, str):
+                    yield Prediction(name, error=value)
+                else:
+                    yield self._ranked(name, next(rows), top, threshold)
 
     def _prepare_or_reason(self, image: ImageLike) -> Tensor | str:
         try:
@@ -101,8 +131,9 @@ class Classifier:
             return image
         return decode(image if isinstance(image, bytes) else read_bytes(Path(image)), policy or DecodePolicy())
 
-    def _ranked(self, name: str, probabilities: Float[Tensor, " K"], top: int) -> Prediction:
+    def _ranked(self, name: str, probabilities: Float[Tensor, " K"], top: int, threshold: float) -> Prediction:
         values, indices = probabilities.topk(min(top, len(probabilities)))
+        indices, values = indices[values >= threshold], values[values >= threshold]
         order = tuple(int(i) for i in indices)
         return Prediction(name, tuple(self.labels.names[i] for i in order), order, tuple(float(v) for v in values))
 

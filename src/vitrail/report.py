@@ -6,7 +6,7 @@ import math
 import os
 import platform
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -142,15 +142,7 @@ class Report(Config):
 
     def json(self) -> str:  # type: ignore[override]  # the house's name; pydantic deprecated its own
         """The report as JSON, one line for each number, class, bin and mistake; equal reports give equal bytes."""
-        lines = []
-        for name, value in self.model_dump(mode="json").items():
-            # Long lists get a line for each entry, so two reports can be compared line by line.
-            if isinstance(value, list) and value and isinstance(value[0], dict | list):
-                text = "[\n" + ",\n".join(f"    {json.dumps(v)}" for v in value) + "\n  ]"
-            else:
-                text = json.dumps(value)
-            lines.append(f"  {json.dumps(name)}: {text}")
-        return "{\n" + ",\n".join(lines) + "\n}\n"
+        return report_json(self.model_dump(mode="json"))
 
     def save(self, path: str | Path) -> None:
         """Write the JSON to `path`, whole or not at all. Raises StorageError."""
@@ -165,6 +157,28 @@ class Report(Config):
             raise DataError(f"cannot read the report {path}: {error.strerror}") from error
         except ValidationError as error:
             raise DataError(f"{path} is not a saved evaluation: {config_error(error, 'report')}") from error
+
+    @property
+    def measure(self) -> str:
+        """The one number that training watches."""
+        return "top-1"
+
+    @property
+    def score(self) -> float:
+        """Its value."""
+        return self.top1
+
+    def logged(self) -> dict[str, float | None]:
+        """What training writes of it on the way."""
+        return {"val_top1": self.top1, "val_nll": self.nll}
+
+    def summary(self) -> dict[str, JsonValue]:
+        """The numbers that a model folder keeps."""
+        return {**{n: getattr(self, n) for n in ("top1", "top5", "nll", "ece", "images")}, "split": self.data.split}
+
+    def closing(self) -> str:
+        """The outcome of a run in one phrase."""
+        return f"{100 * self.top1:.2f} % of {self.images:,} held-out images right"
 
     def verdict(self) -> str:
         """One sentence in plain words."""
@@ -230,6 +244,18 @@ class Report(Config):
     def _taken_for(self, place: int) -> str:
         wrong = next((c for c in self.confusions() if c[0] == place), None)
         return f"{self.classes[wrong[1]].name} ({wrong[2]})" if wrong else ""
+
+
+def report_json(table: Mapping[str, JsonValue]) -> str:
+    """A report's table as JSON. Long lists get a line for each entry, so two reports can be compared line by line."""
+    lines = []
+    for name, value in table.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict | list):
+            text = "[\n" + ",\n".join(f"    {json.dumps(v)}" for v in value) + "\n  ]"
+        else:
+            text = json.dumps(value)
+        lines.append(f"  {json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def percent(share: float | None) -> str:

@@ -17,17 +17,18 @@ Images: TypeAlias = Float[Tensor, "B C H W"]  # normalised: (pixels / 255 - mean
 Tokens: TypeAlias = Float[Tensor, "B T D"]
 Logits: TypeAlias = Float[Tensor, "B K"]
 Labels: TypeAlias = Int[Tensor, " B"]
-SoftLabels: TypeAlias = Float[Tensor, "B K"]  # rows sum to one
+SoftLabels: TypeAlias = Float[Tensor, "B K"]  # rows sum to one; zeros and ones where images have several classes
 
 ImageLike: TypeAlias = str | Path | bytes | Tensor  # a file, its bytes, or decoded Pixels
 
 
 @dataclass(frozen=True)
 class Item:
-    """One stored image: its encoded bytes, class index and a name a person can find it by."""
+    """One stored image: its encoded bytes, class index (indices, where it may have several) and a name a person can
+    find it by."""
 
     data: bytes
-    label: int
+    label: int | tuple[int, ...]
     id: str
 
 
@@ -35,7 +36,8 @@ class Item:
 class Batch:
     """Images with their labels; `index` are positions in the source, which make every evaluation exact.
 
-    A training batch holds soft labels after mixup or cutmix, class indices otherwise.
+    A training batch holds soft labels after mixup or cutmix, and rows of zeros and ones where an image may have several
+    classes; class indices otherwise.
     """
 
     images: Images
@@ -45,10 +47,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The K classes of a model: display names, and stable ids (WordNet ids for ImageNet) where they exist."""
+    """The K classes of a model: display names, and stable ids (WordNet ids for ImageNet) where they exist.
+
+    `multilabel`: an image may have any number of the classes, so that each has a probability of its own (the sigmoid of
+    its logit); otherwise exactly one, and the probabilities sum to one (softmax).
+    """
 
     names: tuple[str, ...]
     ids: tuple[str, ...] | None = None
+    multilabel: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -64,7 +71,8 @@ class LabelSet:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The k most probable classes of one image, or the reason why it could not be read."""
+    """The k most probable classes of one image, all of its classes where it may have several (perhaps none), or the
+    reason why it could not be read."""
 
     id: str
     labels: tuple[str, ...] = ()

@@ -126,6 +126,7 @@ def test_everything_imported_is_declared() -> None:
         "jaxtyping",
     }
     extras = {"torchvision", "matplotlib", "pyarrow", "sklearn", "cleanlab"}
+    extras |= {"openvino", "nncf", "onnx", "onnxruntime", "onnxscript"}
     compared = {"timm", "transformers", "open_clip"}  # with conversions, where they are installed: see libraries.py
     brought = {"rich", "markupsafe"}  # by cyclopts and by jinja2, which are made of them
     found = set()

@@ -7,7 +7,7 @@ import pytest
 
 from pictures import class_folders
 from vitrail.cli import main
-from vitrail.evaluate.comparison import Comparison
+from vitrail.evaluate.comparison_report import Comparison
 from vitrail.train import train
 
 Capture = pytest.CaptureFixture[str]

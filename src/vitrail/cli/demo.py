@@ -38,7 +38,9 @@ def demo(
         report = Report.load(folder / "evaluation.json")
     else:
         with reporting() as notify:
-            report = train("digits", out=folder, seed=seed, notify=notify).report
+            made = train("digits", out=folder, seed=seed, notify=notify).report
+        assert isinstance(made, Report)  # each digit is of one class
+        report = made
     held_out = open_dataset("digits").split(report.data.split)
     chosen = choose(report, held_out)
     predictions = load(folder).predict([held_out.read(i).data for i in chosen], top=2)

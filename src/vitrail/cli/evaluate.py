@@ -26,9 +26,19 @@ def evaluate(
         Name | None,
         Parameter(help="Resize and crop as gvt-squash, bv-crop, timm or torchvision; by default as the weights ask."),
     ] = None,
+    threshold: Annotated[
+        float | None,
+        Parameter(
+            metavar="SHARE",
+            help="Where images may have several classes: name one from this probability on (0.5).",
+        ),
+    ] = None,
     quarantine: Annotated[
         File | None, Parameter(help="Leave out the images on this list, which `vitrail data check` makes.")
     ] = None,
+    engine: Annotated[
+        Name, Parameter(help="What computes: torch, openvino-bfloat16, ..., auto, or a folder of `vitrail export`.")
+    ] = "torch",
     json: Annotated[File | None, Parameter(help="Write the report as JSON to this file; - for stdout.")] = None,
     html: Annotated[File | None, Parameter(help="Write the report as one HTML page to this file.")] = None,
     csv: Annotated[
@@ -40,15 +50,17 @@ def evaluate(
     Classes of the data are matched to those of the model by name, never by place.
     """
     from vitrail.cli.progress import counting
+    from vitrail.engines.catalog import load
     from vitrail.evaluate import evaluate_each, open_as_trained, picture_mistakes, render
     from vitrail.evaluate.predictions import to_csv
-    from vitrail.inference import load
 
     check({"--json": json, "--html": html, "--csv": csv})
-    classifier = load(model_source, model=model)
+    classifier = load(model_source, model=model, engine=engine)
     images = open_as_trained(data, classifier.record, quarantine)
     with counting("evaluate") as notify:
-        report, results = evaluate_each(classifier, images, split=split, protocol=protocol, notify=notify)
+        report, results = evaluate_each(
+            classifier, images, split=split, protocol=protocol, threshold=threshold, notify=notify
+        )
     if "-" not in (json, html, csv):
         sys.stdout.write(report.markdown())
     if json is not None:

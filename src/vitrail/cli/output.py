@@ -17,6 +17,15 @@ def check(places: Mapping[str, str | None]) -> None:
             raise StorageError(f"cannot write {place}: it is a folder; name a file")
 
 
+def check_folder(option: str, place: str) -> None:
+    """Refuse before the work begins a place for files that is no folder and cannot become one. A UserError."""
+    from vitrail.errors import StorageError
+
+    path = Path(place)
+    if path.exists() and not path.is_dir():
+        raise StorageError(f"{option} must be a folder, or the name of a new one: {place} is a file")
+
+
 def write(place: str, text: str) -> None:
     """Write `text` to the file `place`, whole or not at all. Raises StorageError.
 

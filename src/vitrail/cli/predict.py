@@ -26,35 +26,48 @@ def predict(
     /,
     *,
     model: Annotated[Name | None, Parameter(help="Architecture of a bare weights file; see `vitrail models`.")] = None,
-    top: Annotated[Whole, Parameter(help="Classes to name for each image.")] = 5,
+    engine: Annotated[
+        Name, Parameter(help="What computes: torch, openvino-bfloat16, ..., auto, or a folder of `vitrail export`.")
+    ] = "torch",
+    top: Annotated[Whole | None, Parameter(help="Most classes to name for each image; by default 5.")] = None,
+    threshold: Annotated[
+        float | None,
+        Parameter(
+            metavar="SHARE",
+            help="Name classes from this probability on; by default 0.5, and without --top all of them, where an image "
+            "may have several.",
+        ),
+    ] = None,
     json: Annotated[File | None, Parameter(help="Write the predictions as JSON to this file; - for stdout.")] = None,
     csv: Annotated[File | None, Parameter(help="Write the predictions as CSV to this file; - for stdout.")] = None,
 ) -> None:
-    """Name the most probable classes of photos, with their probabilities.
+    """Name the most probable classes of photos, with their probabilities; all of them where there may be several.
 
     An image that cannot be read is named on stderr and the others are still predicted.
     """
     from vitrail.cli.progress import counting
     from vitrail.data.sources import list_images
+    from vitrail.engines.catalog import load
     from vitrail.errors import ConfigError, ImageError
-    from vitrail.inference import load
     from vitrail.report import printable
 
-    if top < 1:
+    if threshold is not None and not 0.0 <= threshold <= 1.0:
+        raise ConfigError(f"--threshold should be a probability between 0 and 1, found {threshold:g}")
+    if top is not None and top < 1:
         raise ConfigError(f"--top should be at least 1, found {top}")
     check({"--json": json, "--csv": csv})
     paths = list_images(photos)
-    classifier = load(model_source, model=model)
+    classifier = load(model_source, model=model, engine=engine)
     found: list[Prediction] = []
     with counting("predict", len(paths)) as count:
-        for prediction in classifier.stream(paths, top):
+        for prediction in classifier.stream(paths, top, threshold=threshold):
             found.append(prediction)
             count(len(found), len(paths))
     for prediction in found:
         if prediction.error is not None:
             print(f"vitrail: {printable(prediction.id)}: {prediction.error}", file=sys.stderr)
     if "-" not in (json, csv):
-        _show(found)
+        _show(found, classifier.labels.multilabel)
     if json is not None:
         write(json, json_format.dumps([record(p) for p in found], indent=2) + "\n")
     if csv is not None:
@@ -91,14 +104,20 @@ def as_csv(predictions: "list[Prediction]") -> str:
     return text.getvalue()
 
 
-def _show(predictions: "list[Prediction]") -> None:
+def _show(predictions: "list[Prediction]", several: bool) -> None:
+    """A table: the likeliest class, and those after it; where an image may have several, all that were named."""
     from vitrail.report import percent, printable
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for p in predictions:
-        if p.error is None:
-            pairs = zip(p.labels[1:], p.probabilities[1:], strict=True)
-            others = [f"{printable(label)} {percent(share)}" for label, share in pairs]
-            rows.append((printable(p.id), printable(p.labels[0]), percent(p.probabilities[0]), ", ".join(others)))
-    if rows:
+        if p.error is not None:
+            continue
+        named = list(zip(map(printable, p.labels), map(percent, p.probabilities), strict=True)) or [("none", "")]
+        if several:
+            rows.append((printable(p.id), ", ".join(" ".join(one).strip() for one in named)))
+        else:
+            rows.append((printable(p.id), *named[0], ", ".join(map(" ".join, named[1:]))))
+    if rows and several:
+        show(("image", "classes"), rows)
+    elif rows:
         show(("image", "label", "probability", "then"), rows, right=(2,))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @contextmanager
 def reporting() -> Iterator[Callable[["Progress"], None]]:
     """A `notify` for `vitrail.train.train`."""
-    bar = _bar("{task.fields[rate]}", "{task.fields[loss]}", "{task.fields[top1]}", "{task.fields[left]}")
+    bar = _bar("{task.fields[rate]}", "{task.fields[loss]}", "{task.fields[score]}", "{task.fields[left]}")
     if bar is None:
         yield _print_line
         return
@@ -57,7 +57,7 @@ def _bar(*columns: str, left: bool = False) -> "Bar | None":
 
 
 def _training_bar(bar: "Bar") -> "Callable[[Progress], None]":
-    task = bar.add_task("starting", total=None, rate="", loss="", top1="", left="")
+    task = bar.add_task("starting", total=None, rate="", loss="", score="", left="")
 
     def notify(p: "Progress") -> None:
         if p.kind == "step":
@@ -70,7 +70,7 @@ def _training_bar(bar: "Bar") -> "Callable[[Progress], None]":
         elif p.kind == "evaluating":
             bar.update(task, description="evaluating")
         elif p.kind == "epoch":
-            bar.update(task, top1=f"top-1 {100 * (p.top1 or 0.0):.1f} %")
+            bar.update(task, score=f"{p.measure} {100 * (p.score or 0.0):.1f} %")
         if p.kind != "step" and p.text:
             bar.console.print(p.text, markup=False, soft_wrap=True)
 

@@ -4,7 +4,7 @@ Nothing here decides what to do about it: `evaluate.audit` adds what a model see
 """
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from vitrail.data.labels import counts_of
 from vitrail.data.look import SIDE, Look, look, near_pairs
 from vitrail.data.stores import Source
 from vitrail.errors import ImageError
@@ -112,15 +113,14 @@ def odd_sizes(found: Scan) -> dict[int, str]:
     return odd
 
 
-def imbalance(classes: Sequence[str], counts: Sequence[int]) -> str | None:
+def imbalance(classes: Sequence[str], counts: Sequence[int], remedy: str = "sampler=balanced") -> str | None:
     """One sentence where the training images of the classes are uneven or few; None where all is well."""
     most, least = max(counts), min(counts)
     low = classes[list(counts).index(least)]
     if least and most >= UNEVEN * least:
         high = classes[list(counts).index(most)]
         return (
-            f"{high!r} has {most:,} training images and {low!r} has {least:,}: "
-            "train with --set sampler=balanced, or add images"
+            f"{high!r} has {most:,} training images and {low!r} has {least:,}: train with --set {remedy}, or add images"
         )
     if least < FEW:
         return f"{low!r} has {least} training images: add some, a class needs {FEW} or more"
@@ -160,8 +160,7 @@ def _groups(ties: Sequence[tuple[Kind, int, int, float]]) -> list[Copies]:
 
 def class_counts(source: Source) -> list[int]:
     """Images of each class of the source."""
-    counted = Counter(source.labels.tolist())
-    return [counted[label] for label in range(len(source.classes))]
+    return counts_of(source.labels, len(source.classes))
 
 
 def _batches(total: int, size: int) -> Iterator[range]:

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from vitrail.config import AugmentConfig, DataConfig, Preprocess
 from vitrail.data.augment import augment, check_extras
 from vitrail.data.decode import decode, dimensions
+from vitrail.data.labels import multilabel, places, targets
 from vitrail.data.mix import mix
 from vitrail.data.preprocess import fit, to_model
 from vitrail.data.sampler import ClassTurns, batch_positions, batch_seed, sample_seed
@@ -94,13 +95,20 @@ class TrainLoader:
 class EvaluationPass:
     """Every readable image of a source exactly once, in batches; iterate it once or again.
 
-    `unreadable` holds (id, reason) of the others after the pass. Nothing stands in for them.
+    `unreadable` holds (id, reason) of the others after the pass. Nothing stands in for them. Without `normalised` the
+    images are the pixels that `fit` gives (uint8), as an engine takes them.
     """
 
     def __init__(
-        self, source: Source, preprocess: Preprocess, batch_size: int = 64, workers: int | None = None
+        self,
+        source: Source,
+        preprocess: Preprocess,
+        batch_size: int = 64,
+        workers: int | None = None,
+        normalised: bool = True,
     ) -> None:
         self.source, self.preprocess, self.batch_size = source, preprocess, batch_size
+        self.normalised = normalised
         self.workers = worker_count(source, workers)
         self.unreadable: list[tuple[str, str]] = []
 
@@ -115,7 +123,8 @@ class EvaluationPass:
             for part in parts:
                 self.unreadable += [(self.source.id(index), reason) for index, reason in part.broken]
                 if len(part.index):
-                    yield Batch(to_model(part.pixels, self.preprocess), part.labels, part.index)
+                    images = to_model(part.pixels, self.preprocess) if self.normalised else part.pixels
+                    yield Batch(images, part.labels, part.index)
 
 
 def worker_count(source: Source, workers: int | None) -> int:
@@ -188,7 +197,7 @@ class _TrainParts:
             images.append(augment(pixels, self.preprocess.size, self.augment, seed, self.preprocess.interpolation))
             indices.append(used)
         at = torch.tensor(indices)
-        return _Part(torch.stack(images), self.labels[at], at, broken)
+        return _Part(torch.stack(images), targets(self.labels[at]), at, broken)
 
     def _readable(self, index: int, seed: int, broken: list[tuple[int, str]]) -> tuple[Pixels, int]:
         """Pixels of an image and its position: the image at `index`, else the next readable one of its class.
@@ -199,16 +208,25 @@ class _TrainParts:
             return self.reader.pixels(index), index
         except ImageError as error:
             broken.append((index, error.reason))
-        same = torch.nonzero(self.labels == self.labels[index]).flatten().tolist()
-        start = seed % len(same)
-        for other in same[start:] + same[:start]:
+        for other in self._stand_ins(index, seed):
             try:
                 return self.reader.pixels(other), other
             except ImageError as error:
                 broken.append((other, error.reason))
-        name = self.source.classes[int(self.labels[index])]
+        name = " and ".join(self.source.classes[k] for k in places(self.labels[index].numpy())) or "no class"
         reasons = "; ".join(f"{self.source.id(i)}: {reason}" for i, reason in dict(broken).items())
         raise DataError(f"every class needs a readable image, but none of {name!r} is: {reasons}")
+
+    def _stand_ins(self, index: int, seed: int) -> Iterator[int]:
+        """Images with the very labels of the one at `index`, from a place that follows from the seed; then, where
+        images have several classes and few share them all, the others."""
+        alike = self.labels == self.labels[index]
+        if multilabel(self.labels):
+            alike = alike.all(dim=1)
+        for chosen in (alike, ~alike) if multilabel(self.labels) else (alike,):
+            found = torch.nonzero(chosen).flatten().tolist()
+            start = seed % max(1, len(found))
+            yield from found[start:] + found[:start]
 
 
 class _EvaluationParts:
@@ -231,7 +249,7 @@ class _EvaluationParts:
                 broken.append((index, error.reason))
         at = torch.tensor(indices, dtype=torch.int64)
         pixels = torch.stack(images) if images else torch.empty(0, 3, *self.preprocess.size, dtype=torch.uint8)
-        return _Part(pixels, self.labels[at], at, broken)
+        return _Part(pixels, targets(self.labels[at]), at, broken)
 
 
 def _run(make: Any, numbers: Sequence[int], workers: int) -> Generator[_Part, None, None]:

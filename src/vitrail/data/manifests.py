@@ -1,6 +1,8 @@
 """Data sets given as a table: CSV, TSV, JSON lines and Parquet, also in the Hugging Face image layout.
 
-A table has one row an image: its path (relative to the table) or its bytes, its label, and perhaps its split.
+A table has one row an image: its path (relative to the table) or its bytes, its label, and perhaps its split. An image
+may have several classes, or none, where the labels are lists (JSON lines, Parquet), or where the column of a CSV is
+called `labels` and a cell of it holds a `|`.
 """
 
 import csv
@@ -14,13 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from vitrail.data.stores import ArrowSource, FileSource, Indices, Source, label_indices
+from vitrail.data.labels import ClassLabels, label_rows
+from vitrail.data.stores import ArrowSource, FileSource, Source, label_indices
 from vitrail.errors import DataError, MissingExtra, close_matches
 
 PATH_COLUMNS = ("path", "image", "file", "filename", "file_name", "image_path", "img")
 BYTES_COLUMNS = ("bytes", "image_bytes")
 LABEL_COLUMNS = ("label", "class", "target", "labels", "category")
 SPLIT_COLUMNS = ("split", "subset", "fold")
+SEVERAL_COLUMN, BETWEEN = "labels", "|"  # of a CSV whose images have several classes
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 SPLITS = {  # what people call a split -> what it is called here
@@ -52,7 +56,11 @@ def read_manifest(path: Path) -> Table:
     split_column = next((c for c in columns if c.lower() in SPLIT_COLUMNS), None)
     if not rows:
         raise DataError(f"{path.name} lists no images: add one row an image below the header")
-    wanted = [c for c in (path_column, label_column, split_column) if c is not None]
+    labels = [row.get(label_column) for _, row in rows]
+    if path.suffix.lower() in (".csv", ".tsv") and label_column.strip().lower() == SEVERAL_COLUMN:
+        labels = _cells(labels)
+    several = any(isinstance(value, list) for value in labels)
+    wanted = [c for c in (path_column, None if several else label_column, split_column) if c is not None]
     for number, row in rows:
         for column in wanted:
             if row.get(column) in (None, ""):
@@ -60,9 +68,8 @@ def read_manifest(path: Path) -> Table:
                     f"{path.name}, line {number}: the column {column!r} is empty; every image needs a value"
                 )
     names = tuple(str(row[path_column]) for _, row in rows)
-    labels = [row[label_column] for _, row in rows]
-    classes = _sorted_classes(labels)
-    source = FileSource(tuple(str(c) for c in classes), label_indices(labels, classes), path.parent, names)
+    places = [f"{path.name}, line {number}" for number, _ in rows]
+    source = FileSource(*_classes_and_labels(labels, places), path.parent, names)
     if not any((path.parent / name).exists() for name in names):
         raise DataError(
             f"no image that {path.name} lists exists, the first is {names[0]!r}: "
@@ -70,6 +77,29 @@ def read_manifest(path: Path) -> Table:
         )
     splits = None if split_column is None else _splits((row[split_column] for _, row in rows), path.name)
     return Table(source, splits)
+
+
+def _cells(labels: list[Any]) -> list[Any]:
+    """The cells of a CSV's column `labels`: lists of labels where any cell holds several, else as they are."""
+    if not any(BETWEEN in cell for cell in labels):
+        return labels
+    return [[label for part in cell.split(BETWEEN) if (label := part.strip())] for cell in labels]
+
+
+def _classes_and_labels(labels: Sequence[Any], places: Sequence[str]) -> tuple[tuple[str, ...], ClassLabels]:
+    """(classes, label of each image) where no table of classes is given. `places`: where each label stands, for
+    errors."""
+    if any(isinstance(value, list) for value in labels):
+        for value, place in zip(labels, places, strict=True):
+            if not isinstance(value, list) or not all(isinstance(v, str | int) and v != "" for v in value):
+                raise DataError(
+                    f"{place}: where images may have several labels each needs a list of names, [] for none, "
+                    f"found {json.dumps(value, default=str)[:60]}"
+                )
+        classes = _sorted_classes(label for value in labels for label in value)
+        return tuple(str(c) for c in classes), label_rows(labels, classes)
+    classes = _sorted_classes(labels)
+    return tuple(str(c) for c in classes), label_indices(labels, classes)
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -240,28 +270,34 @@ def _declared_classes(schema: Any, label: str) -> tuple[str, ...] | None:
     """Class names that Hugging Face wrote into the schema, in the order of their indices."""
     try:
         info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        names = info["info"]["features"][label]["names"]
-    except (ValueError, KeyError, TypeError):
+        feature = info["info"]["features"][label]
+        if isinstance(feature, list):  # a sequence of classes, in any of three notations
+            feature = feature[0]
+        names = feature.get("feature", feature)["names"]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         return None
     return tuple(str(name) for name in names) if isinstance(names, list) else None
 
 
-def _parquet_labels(column: Any, declared: tuple[str, ...] | None, path: Path) -> tuple[tuple[str, ...], Indices]:
-    """(classes, class index of each image)."""
+def _parquet_labels(column: Any, declared: tuple[str, ...] | None, path: Path) -> tuple[tuple[str, ...], ClassLabels]:
+    """(classes, label of each image)."""
     if column.null_count:
         row = column.is_null().to_pylist().index(True)
         raise DataError(f"{path.name}, row {row}: the image has no label")
     labels = column.to_pylist()
     if declared is None:
-        classes = _sorted_classes(labels)
-        return tuple(str(c) for c in classes), label_indices(labels, classes)
+        return _classes_and_labels(labels, [f"{path.name}, row {row}" for row in range(len(labels))])
     if len(set(declared)) < len(declared):
         twice = sorted({name for name in declared if declared.count(name) > 1})
         raise DataError(f"{path.name} declares two classes of the same name: {', '.join(twice)}")
+    several = any(isinstance(value, list) for value in labels)
     for row, value in enumerate(labels):
-        if not isinstance(value, int) or not 0 <= value < len(declared):
-            raise DataError(f"{path.name}, row {row}: label {value!r} is outside the {len(declared)} declared classes")
-    return declared, np.asarray(labels, dtype=np.int64)
+        for one in value if several else [value]:
+            if not isinstance(one, int) or not 0 <= one < len(declared):
+                raise DataError(
+                    f"{path.name}, row {row}: label {one!r} is outside the {len(declared)} declared classes"
+                )
+    return declared, label_rows(labels, range(len(declared))) if several else np.asarray(labels, dtype=np.int64)
 
 
 def _check_memory(needed: int) -> None:

@@ -5,6 +5,7 @@ runs on uint8, so a model sees the same pixels wherever it runs. Order and round
 """
 
 import math
+from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 import torch
@@ -97,11 +98,11 @@ def centre_crop(pixels: Pixels, size: tuple[int, int], floor: bool = False) -> F
     Half a pixel of the margin is rounded to even, as torchvision does, or down.
     """
     (rows, cols), (height, width) = size, _size(pixels)
+    top, left = (_start(side, kept, floor) for side, kept in ((height, rows), (width, cols)))
     if height < rows or width < cols:
         down, across = max(rows - height, 0), max(cols - width, 0)
         pixels = functional.pad(pixels, (across // 2, (across + 1) // 2, down // 2, (down + 1) // 2))
-        height, width = _size(pixels)
-    top, left = ((side // 2 if floor else round(side / 2)) for side in (height - rows, width - cols))
+        top, left = max(top, 0), max(left, 0)
     return pixels[:, top : top + rows, left : left + cols]
 
 
@@ -110,12 +111,44 @@ def middle(pixels: Pixels) -> Fitted:
 
     The centre crop keeps far less than what is left here, so no pixel that it shows is lost.
     """
-    rows, cols = _size(pixels)
-    longest = _LONGEST * min(rows, cols)
-    if max(rows, cols) <= longest:
-        return pixels
-    kept = [min(side, longest + (side - longest) % 2) for side in (rows, cols)]  # an even number goes: the centre stays
-    return centre_crop(pixels, (kept[0], kept[1]))
+    return centre_crop(pixels, _middle_size(_size(pixels)))
+
+
+@dataclass(frozen=True)
+class Window:
+    """What `fit` does to the shape of an image. `box` is the part that is kept, in pixels of the original, and goes
+    beyond its edges where black is added."""
+
+    resized: tuple[int, int]  # (rows, cols) before the crop
+    box: tuple[float, float, float, float]  # top, left, bottom, right
+
+
+def window(size: tuple[int, int], config: Preprocess) -> Window:
+    """The Window of an image of `size` (rows, cols)."""
+    squash, floor = config.resize == "squash", config.odd_margin == "down"
+    cover = math.floor(config.size[0] / config.crop), math.floor(config.size[1] / config.crop)
+    whole = size if squash else _middle_size(size)
+    resized = cover if squash else covering_size(whole, cover)
+    corners: list[float] = []
+    for axis in (0, 1):
+        start = _start(resized[axis], config.size[axis], floor)
+        before, scale = (size[axis] - whole[axis]) / 2, whole[axis] / resized[axis]
+        corners += [before + start * scale, before + (start + config.size[axis]) * scale]
+    return Window(resized, (corners[0], corners[2], corners[1], corners[3]))
+
+
+def _start(side: int, kept: int, floor: bool) -> int:
+    """Where the crop of `kept` pixels begins on a side; negative where pixels are added instead."""
+    spare = side - kept
+    if spare < 0:
+        return -(-spare // 2)
+    return spare // 2 if floor else round(spare / 2)
+
+
+def _middle_size(size: tuple[int, int]) -> tuple[int, int]:
+    longest = _LONGEST * min(size)
+    rows, cols = (side if side <= longest else longest + (side - longest) % 2 for side in size)
+    return rows, cols  # an even number goes: the centre stays
 
 
 def _size(pixels: Tensor) -> tuple[int, int]:

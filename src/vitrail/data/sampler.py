@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
+from vitrail.data.labels import counts_of
 from vitrail.errors import DataError
 
 LISTED = 10  # empty classes named in an error
@@ -75,9 +76,9 @@ class ClassTurns:
         return self.kept[of_class][1]
 
 
-def class_counts(labels: Int[Tensor, " n"], classes: Sequence[str]) -> list[int]:
+def class_counts(labels: Int[Tensor, " n"] | Bool[Tensor, "n K"], classes: Sequence[str]) -> list[int]:
     """Training images of each class. DataError where one has none."""
-    counts: list[int] = torch.bincount(labels, minlength=len(classes)).tolist()
+    counts = counts_of(labels.numpy(), len(classes))
     if empty := [name for name, count in zip(classes, counts, strict=True) if not count]:
         named = ", ".join(map(repr, empty[:LISTED])) + (f" and {len(empty) - LISTED} more" if empty[LISTED:] else "")
         raise DataError(

@@ -19,6 +19,7 @@ import numpy as np
 from vitrail.data import manifests
 from vitrail.data.decode import SUFFIXES
 from vitrail.data.digits import read_digits
+from vitrail.data.labels import multilabel, used
 from vitrail.data.manifests import SPLITS, Table, read_manifest, read_parquet
 from vitrail.data.quarantine import Quarantine, read_quarantine
 from vitrail.data.split import split_by_content
@@ -70,6 +71,11 @@ class Dataset:
         raise DataError(
             f"{self.name} has no held-out images: give at least one class two different images, or a folder val"
         )
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image may have any number of classes, rather than exactly one."""
+        return multilabel(self.whole.labels)
 
     @property
     def fingerprint(self) -> str:
@@ -144,7 +150,8 @@ def list_images(paths: Iterable[str | Path]) -> list[Path]:
 
 def _dataset(name: str, table: Table, val_share: float) -> Dataset:
     """Splits as the table declares them; by content hash where it declares none, or nothing but train."""
-    source, labels = table.source, table.source.labels
+    source = table.source
+    present = used(source.labels)
     declared = table.splits is not None and set(table.splits) != {"train"}
     if declared:
         of = np.array(table.splits)
@@ -153,18 +160,20 @@ def _dataset(name: str, table: Table, val_share: float) -> Dataset:
         positions = dict(zip(("train", "val"), split_by_content(source, val_share), strict=True))
     parts: dict[str, Source] = {split: Subset(source, where) for split, where in positions.items() if len(where)}
     if "train" in parts:
-        if len(set(labels.tolist())) < 2:
-            only = source.classes[int(labels[0])]
+        if len(present) < 2 and not multilabel(source.labels):
+            only = source.classes[min(present)]
             raise DataError(f"a classifier needs at least two classes, found only {only!r} in {name}")
+        if not present:
+            raise DataError(f"at least one image must have a label, found none in {name}")
         _check_trained(parts)
     return Dataset(name, source.classes, parts, declared, source)
 
 
 def _check_trained(parts: dict[str, Source], remedy: str = "") -> None:
     """Raises DataError where a class is measured that is not trained on."""
-    trained = set(parts["train"].labels.tolist())
+    trained = used(parts["train"].labels)
     for split, part in parts.items():
-        if missing := sorted(set(part.labels.tolist()) - trained):
+        if missing := sorted(used(part.labels) - trained):
             names = ", ".join(repr(part.classes[label]) for label in missing[:20])
             raise DataError(f"every class must have training images; {split} has {names}, which train lacks{remedy}")
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from vitrail.data.labels import ClassLabels, label_of, places
 from vitrail.errors import ImageError
 from vitrail.types import Item
 
@@ -28,8 +29,8 @@ class Source(Protocol):
         """Names of the K classes; a label is a position in them."""
 
     @property
-    def labels(self) -> Indices:
-        """The n class indices."""
+    def labels(self) -> ClassLabels:
+        """The n class indices, or n rows of K truth values where an image may have several classes (labels.py)."""
 
     @property
     def fingerprint(self) -> str:
@@ -52,7 +53,7 @@ class FileSource:
     """One file an image; `names` are paths relative to `root`, or absolute ones."""
 
     classes: tuple[str, ...]
-    labels: Indices = field(repr=False)
+    labels: ClassLabels = field(repr=False)
     root: Path
     names: tuple[str, ...] = field(repr=False)
 
@@ -70,7 +71,7 @@ class FileSource:
         return file_size(self.root / self.names[index])
 
     def read(self, index: int) -> Item:
-        return Item(read_file(self.root / self.names[index]), int(self.labels[index]), self.id(index))
+        return Item(read_file(self.root / self.names[index]), label_of(self.labels, index), self.id(index))
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +79,7 @@ class MemorySource:
     """Encoded images held in memory."""
 
     classes: tuple[str, ...]
-    labels: Indices = field(repr=False)
+    labels: ClassLabels = field(repr=False)
     data: tuple[bytes, ...] = field(repr=False)
     names: tuple[str, ...] = field(repr=False)
 
@@ -96,7 +97,7 @@ class MemorySource:
         return len(self.data[index])
 
     def read(self, index: int) -> Item:
-        return Item(self.data[index], int(self.labels[index]), self.names[index])
+        return Item(self.data[index], label_of(self.labels, index), self.names[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +108,7 @@ class ArrowSource:
     """
 
     classes: tuple[str, ...]
-    labels: Indices = field(repr=False)
+    labels: ClassLabels = field(repr=False)
     column: Any = field(repr=False)  # pyarrow.ChunkedArray of binary
     names: tuple[str, ...] = field(repr=False)
     root: Path
@@ -129,7 +130,7 @@ class ArrowSource:
     def read(self, index: int) -> Item:
         value = self.column[index]
         data = value.as_py() if value.is_valid else read_file(self.root / self.names[index])
-        return Item(data, int(self.labels[index]), self.names[index])
+        return Item(data, label_of(self.labels, index), self.names[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +145,7 @@ class Subset:
         return self.source.classes
 
     @cached_property
-    def labels(self) -> Indices:
+    def labels(self) -> ClassLabels:
         return self.source.labels[self.positions]
 
     @cached_property
@@ -171,7 +172,8 @@ def fingerprint(source: Any) -> str:
     """
     digest = hashlib.sha256(repr(source.classes).encode("utf-8", "surrogatepass"))
     for index, label in enumerate(source.labels):
-        digest.update(f"{source.id(index)}\0{label}\0{source.size(index)}\n".encode("utf-8", "surrogatepass"))
+        of = "".join(f"{place}+" for place in places(label)) if label.ndim else f"{label}"
+        digest.update(f"{source.id(index)}\0{of}\0{source.size(index)}\n".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 

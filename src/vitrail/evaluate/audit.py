@@ -16,8 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitrail.data.check import Copies, Scan, class_counts, find_copies, imbalance, odd_sizes, scan
+from vitrail.data.labels import places
 from vitrail.data.sources import Dataset, open_dataset
-from vitrail.data.stores import Indices, Subset
+from vitrail.data.stores import Indices, Source, Subset
 from vitrail.errors import DataError, MissingExtra
 from vitrail.evaluate.features import Features, features
 from vitrail.evaluate.findings import (
@@ -83,7 +84,10 @@ def findings(
     doubts: tuple[LabelDoubt, ...] = ()
     if seen is not None:
         alike = _look_alikes(seen, copies, members)
-        doubts, skipped = _doubts(seen, copies, members, dataset.classes)
+        if dataset.multilabel:
+            skipped: tuple[str, ...] = ("wrong labels, which are looked for only where an image has one class.",)
+        else:
+            doubts, skipped = _doubts(seen, copies, members, dataset.classes)
         not_done += skipped
     counts = {name: class_counts(part) for name, part in dataset.splits.items()}
     return DataReport(
@@ -110,7 +114,11 @@ def findings(
         look_alikes=alike,
         doubts=doubts,
         odd_sizes=tuple(OddSize(image=members[i], reason=r) for i, r in sorted(odd_sizes(found).items())),
-        imbalance=imbalance([printable(c) for c in dataset.classes], class_counts(train)),
+        imbalance=imbalance(
+            [printable(c) for c in dataset.classes],
+            class_counts(train),
+            "class_weights=balanced" if dataset.multilabel else "sampler=balanced",
+        ),
         not_done=not_done,
     )
 
@@ -148,10 +156,12 @@ def _members(dataset: Dataset) -> list[Member]:
         for index in part.positions.tolist():
             splits[index] = name
     source = dataset.whole
-    return [
-        Member(index=i, id=source.id(i), split=splits[i], label=printable(source.classes[label]))
-        for i, label in enumerate(source.labels.tolist())
-    ]
+    return [Member(index=i, id=source.id(i), split=splits[i], label=_text(source, i)) for i in range(len(source))]
+
+
+def _text(source: Source, index: int) -> str:
+    """The class of an image, or all of them."""
+    return ", ".join(printable(source.classes[k]) for k in places(source.labels[index])) or "no class"
 
 
 def _not_done(found: Scan, seen: Features | None, trained_here: bool) -> tuple[str, ...]:

@@ -118,8 +118,11 @@ def rate_chart(
     return _svg(WIDTH, HEIGHT, label, parts)
 
 
-def reliability_chart(bins: Sequence[Calibration], label: str) -> Markup:
-    """Accuracy over confidence: a dot for each bin, its gap to the diagonal as a stem, its number of images below."""
+def reliability_chart(
+    bins: Sequence[Calibration], label: str, axes: tuple[str, str] = ("how sure it is, %", "how often it is right, %")
+) -> Markup:
+    """Accuracy over confidence: a dot for each bin, its gap to the diagonal as a stem, its number of images below.
+    `axes`: what the two are called."""
     side, strip = 250.0, 44.0
     fifths = tuple(i / 5 for i in range(6))
     across, up = Axis(0.0, 1.0, LEFT, LEFT + side, fifths), Axis(0.0, 1.0, TOP + side, TOP, fifths)
@@ -142,9 +145,9 @@ def reliability_chart(bins: Sequence[Calibration], label: str) -> Markup:
     parts.append(_line("base", LEFT, bottom, LEFT + side, bottom))
     parts.append(_text("end", LEFT - 7, bottom - strip + 8, f"{most:,}"))
     parts += [_text("mid", across.at(t), bottom + 15, f"{100 * t:.0f}") for t in across.ticks]
-    parts.append(_text("mid", LEFT + side / 2, bottom + 31, "how sure it is, %"))
+    parts.append(_text("mid", LEFT + side / 2, bottom + 31, axes[0]))
     upright = f"translate(11 {TOP + side / 2:.6g}) rotate(-90)"
-    parts.append(f'<g transform="{upright}">{_text("mid", 0.0, 0.0, "how often it is right, %")}</g>')
+    parts.append(f'<g transform="{upright}">{_text("mid", 0.0, 0.0, axes[1])}</g>')
     return _svg(LEFT + side + 16, bottom + 38, label, parts)
 
 

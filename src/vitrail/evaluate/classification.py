@@ -1,9 +1,7 @@
 """How well a classifier names the images of a data set: one pass, every image counted once, classes matched by name."""
 
-import hashlib
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -12,43 +10,36 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitrail.config import Preprocess
 from vitrail.data.loader import EvaluationPass
-from vitrail.data.manifests import SPLITS
 from vitrail.data.protocols import by_protocol
-from vitrail.data.sources import Dataset, Source, open_dataset
-from vitrail.errors import DataError, WeightsError, close_matches
+from vitrail.data.sources import Dataset, Source
+from vitrail.evaluate.multilabel import evaluate_sets
+from vitrail.evaluate.multilabel_report import MultilabelReport
+from vitrail.evaluate.part import (
+    Notify,
+    answers,
+    check_count,
+    check_single,
+    choose_part,
+    data_facts,
+    match_classes,
+    model_facts,
+)
 from vitrail.evaluate.predictions import ImageResult
-from vitrail.inference import Classifier, load
+from vitrail.inference import THRESHOLD, Classifier, load
 from vitrail.ops import metrics
 from vitrail.report import (
     Calibration,
     ClassScore,
-    DataFacts,
     Mistake,
-    ModelFacts,
     Report,
-    Unreadable,
     machine,
     printable,
 )
 from vitrail.types import Labels, LabelSet, Logits
 
 BINS = 15
-MAX_UNREADABLE = 0.01  # share of the images above which a score would be about another data set
 MISTAKES = 24  # kept in the report
-NAMED = 10  # files or classes that an error lists
-
-
-@dataclass(frozen=True)
-class Part:
-    """The images to count, and how the report should speak of them."""
-
-    source: Source
-    name: str
-    split: str
-    held_out: bool
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,18 +89,22 @@ def evaluate(
     workers: int | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
     protocol: str | None = None,
-    notify: Callable[[int, int], None] | None = None,
-) -> Report:
+    threshold: float | None = None,
+    notify: Notify | None = None,
+) -> Report | MultilabelReport:
     """Score a classifier on the images of a data set.
 
     `classifier`: a Classifier, or anything `vitrail.inference.load` takes. `data`: a path, `digits`, a Dataset or a
     Source. `split`: the name of one, or `all`. Without it, a data set with declared splits gives its held-out one
     (test, else val); one without gives all its images, unless the classifier was trained on this very data set: then
     the part that its training held out. `protocol`: how a published number was measured (data/protocols.py) in place of
-    the preprocessing that came with the weights. `notify(done, total)` is called after each batch.
+    the preprocessing that came with the weights. `threshold`: from which probability a class counts as named, for a
+    model whose images may have several (0.5); its report is a MultilabelReport. `notify(done, total)` is called after
+    each batch.
 
-    Raises DataError where a class of the data is not one of the model's, or more than 1 % of the images are unreadable
-    (fewer are listed in the report and count for nothing); WeightsError where the outputs are not finite.
+    Raises ConfigError for a threshold that does not apply; DataError where a class of the data is not one of the
+    model's, or more than 1 % of the images are unreadable (fewer are listed in the report and count for nothing);
+    WeightsError where the outputs are not finite.
     """
     return evaluate_each(
         classifier,
@@ -119,6 +114,7 @@ def evaluate(
         workers=workers,
         precision=precision,
         protocol=protocol,
+        threshold=threshold,
         notify=notify,
     )[0]
 
@@ -132,160 +128,39 @@ def evaluate_each(
     workers: int | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
     protocol: str | None = None,
-    notify: Callable[[int, int], None] | None = None,
-) -> tuple[Report, tuple[ImageResult, ...]]:
+    threshold: float | None = None,
+    notify: Notify | None = None,
+) -> tuple[Report | MultilabelReport, tuple[ImageResult, ...]]:
     """`evaluate`, and what the model said about each image that was counted, in the order of the data."""
     source_name = None
     if not isinstance(classifier, Classifier):
         source_name, classifier = str(classifier), load(classifier)
     part = choose_part(data, split, classifier.record)
-    places = torch.tensor(match_classes(part.source.classes, classifier.labels), dtype=torch.int64)
     shown = by_protocol(protocol, classifier.preprocess) if protocol else classifier.preprocess
-    images = EvaluationPass(part.source, shown, batch_size, workers)
-    outcomes: list[Outcome] = []
-    done = 0
-    training = classifier.model.training
-    classifier.model.eval()
-    try:
-        for batch in images:
-            logits = _logits(classifier, batch.images, precision)
-            _check_finite(logits)
-            outcomes.append(Outcome.of(batch.index, logits, places[batch.labels.cpu()]))
-            done += len(batch.index)
-            if notify:
-                notify(done, len(part.source))
-    finally:
-        classifier.model.train(training)
-    unreadable = [Unreadable(id=printable(i), reason=printable(reason)) for i, reason in images.unreadable]
-    _check_count(done, unreadable, part)
+    images = EvaluationPass(part.source, shown, batch_size, workers, normalised=classifier.engine is None)
+    if classifier.labels.multilabel:
+        facts = model_facts(classifier, source_name, shown, protocol)
+        return evaluate_sets(
+            classifier, images, part, facts, THRESHOLD if threshold is None else threshold, precision, notify
+        )
+    check_single(part, threshold)
+    places = torch.tensor(match_classes(part.source.classes, classifier.labels), dtype=torch.int64)
+    outcomes = [
+        Outcome.of(batch.index, logits, places[batch.labels.cpu()])
+        for batch, logits in answers(classifier, images, part, precision, notify)
+    ]
+    unreadable = check_count(sum(len(one.index) for one in outcomes), images, part)
     found = Outcome.join(outcomes)
     report = Report(
         **_scores(found),
         **_class_scores(found, classifier.labels),
-        data=_data_facts(part),
-        model=_model_facts(classifier, source_name, shown, protocol),
-        machine=machine(classifier.device, precision),
-        unreadable=tuple(unreadable),
+        data=data_facts(part),
+        model=model_facts(classifier, source_name, shown, protocol),
+        machine=machine(classifier.device, classifier.engine.name if classifier.engine else precision),
+        unreadable=unreadable,
         mistakes=_mistakes(found, part.source, classifier.labels),
     )
     return report, _image_results(found, part.source, classifier.labels)
-
-
-def open_as_trained(data: str | Path, record: Mapping[str, Any], quarantine: str | Path | None = None) -> Dataset:
-    """The data set at a path. Data without splits are split as the training of `record` split its own.
-
-    With another share the held-out part would be another one and hold images that were trained on. `quarantine`: a list
-    of images to leave out.
-    """
-    share = _table(_table(record, "recipe"), "data").get("val_share")
-    if not isinstance(share, float):
-        return open_dataset(data, quarantine=quarantine)
-    return open_dataset(data, val_share=share, quarantine=quarantine)
-
-
-def choose_part(data: str | Path | Dataset | Source, split: str | None, record: Mapping[str, Any]) -> Part:
-    """Which images to count (see `evaluate`), and what to say about the choice."""
-    if isinstance(data, str | Path):
-        data = open_as_trained(data, record)
-    if not isinstance(data, Dataset):
-        return Part(data, "the data", split or "all", held_out=False)
-    trained_here = _table(record, "data").get("fingerprint") == data.fingerprint
-    note = ""
-    if split is None:
-        split = data.held_out if data.declared or trained_here else "all"
-        if trained_here and not data.declared:
-            note = "the model was trained on the other images of this data set"
-    split = SPLITS.get(split.lower(), split)
-    held_out = split not in ("all", "train")
-    if trained_here and not held_out:
-        note = "the model was trained on some of these images, so new ones will score lower"
-    if left_out := _left_out(data, split, record if trained_here else {}):
-        note = f"{note}; {left_out}" if note else left_out
-    source = data.whole if split == "all" else data.split(split)
-    return Part(source, printable(data.name), split, held_out, note)
-
-
-def _left_out(data: Dataset, split: str, record: Mapping[str, Any]) -> str:
-    """What a quarantine list did to the images that are counted, or to those that were trained on."""
-    if data.left_out is not None:
-        images = data.left_out.images
-        count = sum(images.values()) if split == "all" else images[split]
-        return f"{count:,} images are left out by the quarantine list {printable(data.left_out.quarantine.path)}"
-    if listed := _table(_table(record, "data"), "quarantine"):
-        return f"its training left images out by the list {printable(str(listed.get('file')))}, which are counted here"
-    return ""
-
-
-def match_classes(classes: tuple[str, ...], labels: LabelSet) -> list[int]:
-    """The model's index of each class of the data, by id or name. Raises DataError naming the classes it lacks."""
-    found = [labels.find(c) for c in classes]
-    namesakes = Counter(labels.names)
-    if unclear := [printable(c) for c, i in zip(classes, found, strict=True) if i is None and namesakes[c] > 1]:
-        raise DataError(f"the model has several classes called {unclear[0]!r}; name that class of the data by its id")
-    missing = [c for c, i in zip(classes, found, strict=True) if i is None]
-    if missing:
-        shown = ", ".join(repr(printable(c)) for c in missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
-        raise DataError(
-            f"every class of the data must be one of the model's {len(labels)}, but {len(missing)} of {len(classes)} "
-            f"are not: {shown}; rename them{close_matches(missing[0], _choices(labels))}"
-        )
-    places = [i for i in found if i is not None]
-    uses = Counter(places)
-    twice = [repr(printable(c)) for c, i in zip(classes, places, strict=True) if uses[i] > 1]
-    if twice:
-        raise DataError(
-            f"each class of the data must be another class of the model, but {', '.join(twice[:NAMED])} "
-            "name one and the same; merge them"
-        )
-    return places
-
-
-def weights_sha256(model: torch.nn.Module) -> str:
-    """One hash over the names, types, shapes and values of all weights, the same for every file format and device."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _choices(labels: LabelSet) -> tuple[str, ...]:
-    return labels.names if labels.ids is None else (*labels.ids, *labels.names)
-
-
-def _table(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A part of a record; empty where there is none, as for weights from elsewhere."""
-    part = record.get(name)
-    return part if isinstance(part, Mapping) else {}
-
-
-def _logits(classifier: Classifier, images: Float[Tensor, "B C H W"], precision: str) -> Logits:
-    with torch.autocast(classifier.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-        return classifier.logits(images)
-
-
-def _check_finite(logits: Logits) -> None:
-    bad = int((~logits.isfinite()).any(dim=1).sum())
-    if bad:
-        raise WeightsError(
-            f"a model must give finite numbers, but {bad} of {len(logits)} images of one batch got NaN or infinity; "
-            "its training has diverged or its weights are damaged"
-        )
-
-
-def _check_count(done: int, unreadable: list[Unreadable], part: Part) -> None:
-    total = len(part.source)
-    if not total:
-        raise DataError(f"the split {part.split!r} of {part.name} holds no images; choose another")
-    if done + len(unreadable) != total:
-        raise AssertionError(f"{done} counted + {len(unreadable)} unreadable images are not {total}")
-    if len(unreadable) > MAX_UNREADABLE * total:
-        shown = ", ".join(f"{u.id} ({u.reason})" for u in unreadable[:NAMED])
-        more = ", ..." if len(unreadable) > NAMED else ""
-        raise DataError(
-            f"at most {MAX_UNREADABLE:.0%} of the images may be unreadable, found {len(unreadable)} of {total}: "
-            f"{shown}{more}; repair or remove them"
-        )
 
 
 def _scores(found: Outcome) -> dict[str, Any]:
@@ -355,32 +230,4 @@ def _image_results(found: Outcome, source: Source, labels: LabelSet) -> tuple[Im
             right=label == predicted,
         )
         for index, label, predicted, confidence, loss in zip(*(c.tolist() for c in columns), strict=True)
-    )
-
-
-def _data_facts(part: Part) -> DataFacts:
-    return DataFacts(
-        name=part.name,
-        fingerprint=part.source.fingerprint,
-        split=part.split,
-        held_out=part.held_out,
-        note=part.note,
-        classes=len(part.source.classes),
-    )
-
-
-def _model_facts(
-    classifier: Classifier, source_name: str | None, shown: Preprocess, protocol: str | None
-) -> ModelFacts:
-    model = classifier.model
-    seed = _table(classifier.record, "recipe").get("seed")
-    return ModelFacts(
-        config=model.config.model_dump(mode="json"),
-        sha256=weights_sha256(model),
-        parameters=sum(p.numel() for p in model.parameters()),
-        classes=len(classifier.labels),
-        source=source_name,
-        seed=seed if isinstance(seed, int) else None,
-        preprocess=shown.model_dump(mode="json"),
-        protocol=protocol,
     )

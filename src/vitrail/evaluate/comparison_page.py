@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from vitrail.evaluate.charts import Interval, Line, interval_chart, line_chart, thin
-from vitrail.evaluate.comparison import (
+from vitrail.evaluate.comparison_report import (
     NOISE,
     NOT_RECORDED,
     WHY_UNPAIRED,
@@ -26,6 +26,7 @@ from vitrail.report import duration, percent
 HUES, STROKES = 6, 3  # colours and dash patterns of the style sheet; together eighteen runs look different
 QUANTITIES = (  # key of metrics.jsonl, title, whether it is a share, whether its axis begins at 0
     ("val_top1", "Held-out top-1, %", True, False),
+    ("val_map", "Held-out mean average precision, %", True, False),
     ("val_nll", "Held-out loss, nats", False, True),
     ("loss", "Training loss, nats", False, True),
     ("lr", "Learning rate", False, True),
@@ -120,8 +121,9 @@ def _scores_chart(comparison: Comparison) -> Markup | None:
         for run in comparison.runs
         if run.scores
     ]
-    label = "Top-1 with 95 % intervals: " + "; ".join(f"{r.mark} {percent(r.value)}" for r in rows)
-    return interval_chart(rows, x_title="top-1, %", label=label) if len(rows) > 1 else None
+    measure = comparison.measure
+    label = f"{measure.capitalize()} with 95 % intervals: " + "; ".join(f"{r.mark} {percent(r.value)}" for r in rows)
+    return interval_chart(rows, x_title=f"{measure}, %", label=label) if len(rows) > 1 else None
 
 
 def _differences_chart(comparison: Comparison) -> Markup | None:
@@ -131,7 +133,7 @@ def _differences_chart(comparison: Comparison) -> Markup | None:
         return None
     than = comparison.differences[0].than
     label = f"Difference from {than} with 95 % intervals: " + "; ".join(_words(d) for d in comparison.differences)
-    title = f"points of top-1 more than {than}"
+    title = f"points of {comparison.measure} more than {than}"
     return interval_chart(rows, x_title=title, label=label, reference=0.0)
 
 

@@ -5,9 +5,9 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
@@ -15,60 +15,97 @@ from vitrail.data.decode import decode
 from vitrail.data.sources import Dataset, Source
 from vitrail.errors import DataError
 from vitrail.evaluate.charts import Line, line_chart, reliability_chart, thin
+from vitrail.evaluate.multilabel_report import LabelMistake, MultilabelReport
 from vitrail.evaluate.runs import by_step, number, points
 from vitrail.report import Mistake, Report, percent, printable, sentence
 
 PICTURES = 12  # mistakes shown as pictures
 SIDE = 240  # pixels of a thumbnail's longer side, twice its size on the page
 MATRIX = 20  # classes up to which the confusion matrix is shown whole
+M = TypeVar("M", Mistake, LabelMistake)
+SCORES: dict[type, str] = {Report: "val_top1", MultilabelReport: "val_map"}  # in the rows of metrics.jsonl
 ROWS = 20  # of a table before the rest is folded away
 
 
 def render(
-    report: Report,
+    report: Report | MultilabelReport,
     *,
     history: Sequence[Mapping[str, Any]] = (),
-    mistakes: Sequence[Mistake] | None = None,
+    mistakes: Sequence[Mistake] | Sequence[LabelMistake] | None = None,
     title: str = "Evaluation",
 ) -> str:
     """The report as one self-contained HTML page.
 
-    `history`: rows of a run's metrics.jsonl (`step`, and where known `epoch`, `loss`, `lr`, `val_top1`, `val_nll`); its
-    curves are left out where it is empty. `mistakes`: those to show, with thumbnails (see `picture_mistakes`); without
-    them the report's own, which have none. So a page can be made again from a saved report and nothing else.
+    `history`: rows of a run's metrics.jsonl (`step`, and where known `epoch`, `loss`, `lr`, `val_top1` or `val_map`,
+    `val_nll`); its curves are left out where it is empty. `mistakes`: those to show, with thumbnails (see
+    `picture_mistakes`); without them the report's own, which have none. So a page can be made again from a saved report
+    and nothing else.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=_percent, sentence=sentence, tight=_tight)
     here = files("vitrail.evaluate")
-    template = environment.from_string(here.joinpath("page.html.j2").read_text(encoding="utf-8"))
-    matrix, steps = _matrix(report), by_step(history)
+
+    def text(name: str) -> str:
+        return here.joinpath(name).read_text(encoding="utf-8")
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(text)
+    )
+    environment.filters.update(percent=_percent, sentence=sentence, tight=_tight)
+    steps = by_step(history)
+    template = environment.get_template("page.html.j2" if isinstance(report, Report) else "multilabel.html.j2")
     return template.render(
         title=printable(title),
-        style=Markup(here.joinpath("style.css").read_text(encoding="utf-8")),
+        style=Markup(text("style.css")),
         report=report,
-        guess_nll=math.log(max(report.model.classes, 1)),
-        curves=_curves(steps),
-        history_rows=_history_rows(steps),
-        matrix=matrix,
-        confusions=_confusions(report, 6 if matrix else ROWS),
-        classes=[c for _, c in report.hardest(len(report.classes))],
+        curves=_curves(steps, report.measure, SCORES[type(report)]),
+        history_rows=_history_rows(steps, SCORES[type(report)]),
         rows=ROWS,
-        reliability=_reliability(report),
         bins=[b for b in report.reliability if b.count],
         mistakes=list(report.mistakes if mistakes is None else mistakes)[:PICTURES],
-        wrong=report.images - report.top1_count,
         provenance=_provenance(report),
+        **(_of_one(report) if isinstance(report, Report) else _of_several(report)),
     )
 
 
-def picture_mistakes(report: Report, data: Dataset | Source, most: int = PICTURES) -> list[Mistake]:
+def _of_one(report: Report) -> dict[str, Any]:
+    """What the page of a model that gives an image one class shows beside."""
+    matrix = _matrix(report)
+    label = f"Reliability diagram, expected calibration error {percent(report.ece)}"
+    return {
+        "guess_nll": math.log(max(report.model.classes, 1)),
+        "matrix": matrix,
+        "confusions": _confusions(report, 6 if matrix else ROWS),
+        "classes": [c for _, c in report.hardest(len(report.classes))],
+        "reliability": reliability_chart(report.reliability, label) if report.reliability else None,
+        "wrong": report.images - report.top1_count,
+    }
+
+
+def _of_several(report: MultilabelReport) -> dict[str, Any]:
+    """The same where an image may have several classes."""
+    label = f"Reliability diagram over all answers, expected calibration error {percent(report.ece)}"
+    axes = ("probability it gives, %", "how often the class is there, %")
+    return {
+        "classes": report.hardest(),
+        "reliability": reliability_chart(report.reliability, label, axes) if report.reliability else None,
+        "wrong": report.images - report.exact_count,
+    }
+
+
+def picture_mistakes(
+    report: Report | MultilabelReport, data: Dataset | Source, most: int = PICTURES
+) -> list[Mistake] | list[LabelMistake]:
     """The report's worst mistakes with a small picture each. Raises DataError where `data` is not what it counted."""
     if isinstance(data, Dataset):
         data = data.whole if report.data.split == "all" else data.split(report.data.split)
     if data.fingerprint != report.data.fingerprint:
         raise DataError(f"the pictures must come from the data of the report ({report.data.name}), found other images")
-    shown = [m for m in report.mistakes if m.index is not None][:most]
-    return [m.model_copy(update={"thumbnail": thumbnail(data.read(m.index or 0).data)}) for m in shown]
+    if isinstance(report, Report):
+        return [_pictured(m, data) for m in report.mistakes[:most] if m.index is not None]
+    return [_pictured(m, data) for m in report.mistakes[:most] if m.index is not None]
+
+
+def _pictured(mistake: M, data: Source) -> M:
+    return mistake.model_copy(update={"thumbnail": thumbnail(data.read(mistake.index or 0).data)})
 
 
 def thumbnail(data: bytes, side: int = SIDE) -> str:
@@ -96,25 +133,25 @@ def _tight(text: str) -> str:
     return text.replace(" %", "\u202f%")
 
 
-def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Title, legend and picture of each training curve that has at least two points."""
+def _curves(history: Sequence[Mapping[str, Any]], measure: str, key: str) -> list[dict[str, Any]]:
+    """Title, legend and picture of each training curve that has at least two points. `key` holds the `measure`."""
     x = "epoch" if any(number(row, "epoch") is not None for row in history) else "step"
     end = max((number(row, x) or 0.0 for row in history), default=0.0)
     curves: list[dict[str, Any]] = []
     if end <= 0:
         return curves
     loss, nll = thin(points(history, x, "loss")), thin(points(history, x, "val_nll"))
-    top1, rate = thin(points(history, x, "val_top1")), thin(points(history, x, "lr"))
+    scores, rate = thin(points(history, x, key)), thin(points(history, x, "lr"))
     names = {"a": "training", "b": "held-out"}
     lines = [Line(kind, points) for kind, points in (("a", loss), ("b", nll)) if len(points) > 1]
     if lines:
         label = "; ".join(f"{names[n.kind]} loss from {n.points[0][1]:.3g} to {n.points[-1][1]:.3g}" for n in lines)
         svg = line_chart(lines, end=end, x_title=x, label=label, zero=True)
         curves.append({"title": "Loss, nats", "legend": [(n.kind, names[n.kind]) for n in lines], "svg": svg})
-    if len(top1) > 1:
-        label = f"held-out top-1 from {percent(top1[0][1])} to {percent(top1[-1][1])}"
-        svg = line_chart([Line("a", top1)], end=end, x_title=x, label=label, shares=True)
-        curves.append({"title": "Held-out top-1, %", "legend": [], "svg": svg})
+    if len(scores) > 1:
+        label = f"held-out {measure} from {percent(scores[0][1])} to {percent(scores[-1][1])}"
+        svg = line_chart([Line("a", scores)], end=end, x_title=x, label=label, shares=True)
+        curves.append({"title": f"Held-out {measure}, %", "legend": [], "svg": svg})
     if len(rate) > 1:
         highest = max(y for _, y in rate)
         # In units of its power of ten: ticks such as 0.00025 are hard to read.
@@ -127,10 +164,10 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return curves
 
 
-def _history_rows(history: Sequence[Mapping[str, Any]], most: int = 40) -> list[list[str]]:
+def _history_rows(history: Sequence[Mapping[str, Any]], key: str, most: int = 40) -> list[list[str]]:
     """The rows behind the curves as text: those with a held-out score, or evenly chosen ones where there is none."""
-    keys = ("step", "epoch", "loss", "lr", "val_top1", "val_nll")
-    chosen = [row for row in history if number(row, "val_top1") is not None] or list(history)
+    keys = ("step", "epoch", "loss", "lr", key, "val_nll")
+    chosen = [row for row in history if number(row, key) is not None] or list(history)
     every = math.ceil(len(chosen) / most) or 1
     chosen = chosen[::-1][::every][::-1]  # counted from the end: the last row is always there
     table = []
@@ -180,12 +217,7 @@ def _confusions(report: Report, most: int) -> list[dict[str, Any]]:
     ]
 
 
-def _reliability(report: Report) -> Markup | None:
-    label = f"Reliability diagram, expected calibration error {percent(report.ece)}"
-    return reliability_chart(report.reliability, label) if report.reliability else None
-
-
-def _provenance(report: Report) -> list[tuple[str, str]]:
+def _provenance(report: Report | MultilabelReport) -> list[tuple[str, str]]:
     """(what, value) of everything needed to find these numbers again."""
     data, model, machine = report.data, report.model, report.machine
     config = ", ".join(f"{k} {_plain(v)}" for k, v in model.config.items())

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from vitrail.config import Config, Preprocess, Probability
 from vitrail.data.sources import Dataset
-from vitrail.errors import ConfigError, UnknownName
-from vitrail.evaluate.classification import MAX_UNREADABLE, open_as_trained, weights_sha256
+from vitrail.errors import ConfigError, DataError, UnknownName
 from vitrail.evaluate.features import Features, check_readable, features
 from vitrail.evaluate.head import Method, fit_head, head_logits
-from vitrail.models.build import Network
+from vitrail.evaluate.part import MAX_UNREADABLE, open_as_trained
+from vitrail.models.build import Network, weights_sha256
 from vitrail.ops.metrics import ranks, wilson
 from vitrail.report import Count, Machine, Unreadable, machine, percent, printable, sentence, table
 from vitrail.weights.load import Loaded, load_weights
@@ -117,6 +117,11 @@ def probe(
     check_methods(methods, shots, seeds)
     loaded = load_weights(source, model)
     dataset = data if isinstance(data, Dataset) else open_as_trained(data, loaded.record)
+    if dataset.multilabel:
+        raise DataError(
+            f"a probe scores one class an image, and images of {dataset.name} may have several: "
+            "`vitrail train --recipe probe` measures a head on frozen features for them"
+        )
     split = dataset.held_out
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network, began, found = loaded.model.to(device), time.perf_counter(), []

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.errors import DataError, close_matches
+from vitrail.evaluate.multilabel_report import MultilabelReport, load_report
 from vitrail.evaluate.predictions import PREDICTIONS_FILE, ImageResult, read_csv
 from vitrail.report import Report, printable
 
@@ -24,7 +25,7 @@ class Run:
     folder: Path
     record: Mapping[str, Any]  # run.json
     history: Sequence[Mapping[str, Any]]  # one row a step, see by_step
-    report: Report | None
+    report: Report | MultilabelReport | None
     results: tuple[ImageResult, ...] | None
 
     @property
@@ -57,7 +58,7 @@ def read_run(folder: str | Path) -> Run:
         raise DataError(f"{folder / RUN_FILE} is not the record of a run: name a folder of `vitrail train`") from error
     except OSError as error:
         raise DataError(f"cannot read {folder / RUN_FILE}: {error.strerror or error}") from error
-    report = Report.load(folder / EVALUATION_FILE) if (folder / EVALUATION_FILE).exists() else None
+    report = load_report(folder / EVALUATION_FILE) if (folder / EVALUATION_FILE).exists() else None
     try:
         results = read_csv(folder / PREDICTIONS_FILE)
     except FileNotFoundError:

@@ -73,7 +73,7 @@ def patch_filters(model: ViT, count: int = 28) -> Filters:
     _, sizes, directions = torch.linalg.svd(rows - rows.mean(dim=0), full_matrices=False)
     largest = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True))
     directions = directions * largest.sign()
-    share = sizes.square() / sizes.square().sum()
+    share = sizes.square() / sizes.square().sum().clamp_min(torch.finfo(sizes.dtype).tiny)
     return Filters(directions[:count].unflatten(1, weight.shape[1:]), share[:count])
 
 

@@ -154,7 +154,7 @@ class Metrics:
 
 
 def _scored(rows: Iterable[Mapping[str, Any]]) -> set[int]:
-    return {row["step"] for row in rows if "val_top1" in row}
+    return {row["step"] for row in rows if "val_nll" in row}
 
 
 def now() -> str:

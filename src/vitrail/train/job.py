@@ -19,7 +19,7 @@ from vitrail.train.folder import IDENTITY, open_run
 from vitrail.train.loop import Precision, find_precision
 from vitrail.train.loss import needs_counts
 from vitrail.train.progress import Progress
-from vitrail.train.recipes import FROM_SCRATCH, RECIPES, check_recipe
+from vitrail.train.recipes import FROM_SCRATCH, RECIPES, check_recipe, check_several, for_several
 from vitrail.train.settings import change, parse_changes, total_epochs, total_steps
 from vitrail.train.sinks import check_tensorboard
 from vitrail.train.start import Start, find_start
@@ -145,8 +145,12 @@ def choose(
     base = start.model.config if start else find_model(model) if model else None
     summary = summarise(dataset)
     chosen = RECIPES[name](summary, base, start.preprocess if start else None)
+    if dataset.multilabel:
+        chosen = for_several(chosen)
     chosen = change(chosen, {"seed": seed, **changes}, n_train=summary.n_train, from_weights=start is not None)
     check_recipe(chosen, summary)
+    if dataset.multilabel:
+        check_several(chosen, dataset.name)
     if chosen.lora.rank and start is None:
         raise ConfigError(
             f"lora.rank={chosen.lora.rank} trains small updates of trained weights: name some with --weights, "

@@ -12,7 +12,7 @@ class Progress:
 
     kind: `start` (text says what will be trained on what), `features` (step of steps images were read, to solve for the
     head), `step` (after every step), `evaluating` (the pass over the
-    held-out split begins), `epoch` (that pass is done: top1), `message` (text), `done` and `stopped` (text says where
+    held-out split begins), `epoch` (that pass is done: score), `message` (text), `done` and `stopped` (text says where
     everything is, or how to continue).
     """
 
@@ -25,7 +25,8 @@ class Progress:
     lr: float | None = None
     images_per_second: float | None = None
     eta_seconds: float | None = None  # until the last step, without evaluations
-    top1: float | None = None  # newest on the held-out split, 0..1
+    score: float | None = None  # newest on the held-out split, 0..1
+    measure: str = "top-1"  # what it is
     text: str = ""
 
 
@@ -41,7 +42,7 @@ def print_line(progress: Progress) -> None:
         print(step_line(p), flush=True)
     elif p.kind == "epoch":
         epoch = f"epoch {p.epoch:.1f}/{p.epochs:.4g}  " if p.epochs else ""
-        print(f"{epoch}held-out top-1 {100 * (p.top1 or 0.0):.2f} %", flush=True)
+        print(f"{epoch}held-out {p.measure} {100 * (p.score or 0.0):.2f} %", flush=True)
     elif p.text:
         print(p.text, flush=True)
 

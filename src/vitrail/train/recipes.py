@@ -136,7 +136,7 @@ def finetune(summary: DataSummary, base: ModelConfig | None = None, preprocess: 
             "the recipe finetune starts from trained weights: name some with --weights, or use scratch_small"
         )
     batch_size = 32
-    epochs = min(50, max(3, round(12_000 / summary.n_train)))
+    epochs = min(50, max(3, round(15_000 / summary.n_train)))
     steps = epochs * summary.n_train / batch_size
     update: dict[str, object] = {"classes": len(summary.classes)}
     if isinstance(base, ViTConfig) and base.position != "rope":  # rotary positions are one table for all images
@@ -163,7 +163,7 @@ def finetune(summary: DataSummary, base: ModelConfig | None = None, preprocess: 
         ),
         epochs=epochs,
         head_solver="logistic" if isinstance(base, ResNetConfig) or base.head_has_bias else "none",
-        evaluate_every=max(1, round(epochs / 10)),
+        evaluate_every=max(2, round(epochs / 10)),  # each costs a fifth of an epoch of a small data set
     )
 
 
@@ -181,6 +181,30 @@ def check_recipe(recipe: Recipe, summary: DataSummary) -> None:
             "the recipe distill learns from a teacher: name trained weights with the same classes by "
             "--set distill.teacher=SOURCE, as --weights takes them"
         )
+
+
+def for_several(recipe: Recipe) -> Recipe:
+    """The recipe where an image may have several classes: one yes-or-no question a class (the loss of ViT's and
+    AugReg's pre-training, summed over the classes, where the recipe has a softmax), and targets that are not smoothed,
+    so that a probability of a half is even odds."""
+    if recipe.optim.loss != "softmax":
+        return recipe
+    optim = recipe.optim.model_copy(update={"loss": "sigmoid", "label_smoothing": 0.0, "logit_adjustment": 0.0})
+    return recipe.model_copy(update={"optim": optim, "expected": ""})
+
+
+def check_several(recipe: Recipe, data: str) -> None:
+    """ConfigError for settings that need one class an image."""
+    found = (
+        ("optim.loss=softmax", recipe.optim.loss == "softmax", "sigmoid or bce"),
+        ("data.sampler=balanced", recipe.data.sampler == "balanced", "shuffle, perhaps with class_weights=balanced"),
+        ("distill.teacher", recipe.distill.teacher is not None, "none"),
+    )
+    for setting, wrong, remedy in found:
+        if wrong:
+            raise ConfigError(
+                f"{setting} needs one class an image, and images of {data} may have several: set it to {remedy}"
+            )
 
 
 RecipeFunction = Callable[[DataSummary, ModelConfig | None, Preprocess | None], Recipe]

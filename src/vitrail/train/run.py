@@ -18,6 +18,7 @@ import torch
 from vitrail.data.loader import TrainLoader
 from vitrail.errors import ConfigError, WeightsError, WorkerDied
 from vitrail.evaluate import evaluate_each, picture_mistakes, render
+from vitrail.evaluate.multilabel_report import MultilabelReport
 from vitrail.evaluate.predictions import PREDICTIONS_FILE, ImageResult, to_csv
 from vitrail.inference import Classifier
 from vitrail.models.cost import parameters
@@ -45,7 +46,7 @@ LOGGED = 10_000  # most step rows in metrics.jsonl
 SMOOTHED = 20  # steps over which the shown loss and rate are taken
 SELECTION = "none: the weights of the last step are kept, so no score on held-out images chose them"
 
-Measured = tuple[Report, tuple[ImageResult, ...]]  # and what was said about each image
+Measured = tuple[Report | MultilabelReport, tuple[ImageResult, ...]]  # and what was said about each image
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class RunResult:
     """A finished run: its folder, and the evaluation of its model on the held-out images."""
 
     folder: Path
-    report: Report
+    report: Report | MultilabelReport
 
 
 class Stop(Exception):
@@ -69,7 +70,8 @@ class Pace:
     began: float = field(default_factory=time.monotonic)
     losses: list[float] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
-    top1: float | None = None
+    score: float | None = None
+    measure: str = "top-1"
     broken: dict[str, str] = field(default_factory=dict)  # id -> reason
     head: dict[str, Any] | None = None  # how it was solved for
 
@@ -144,7 +146,7 @@ def solve(job: Job, state: TrainState, pace: Pace, stopped: Stopped) -> None:
         job.notify(Progress("features", done, total))
 
     try:
-        found = solve_head(state.model, job.recipe, job.dataset.split("train"), check)
+        found = solve_head(state.model, job.recipe, job.dataset.split("train"), job.precision, check)
     except Stop:
         text = "Stopped before the head was solved; the same command begins again."
         job.notify(Progress("stopped", 0, job.steps, text=text))
@@ -255,7 +257,8 @@ def log(job: Job, step: Step, metrics: Metrics, pace: Pace) -> None:
             lr=step.lr,
             images_per_second=step.images / per_step,
             eta_seconds=(job.steps - step.step) * per_step,
-            top1=pace.top1,
+            score=pace.score,
+            measure=pace.measure,
         )
     )
 
@@ -263,13 +266,14 @@ def log(job: Job, step: Step, metrics: Metrics, pace: Pace) -> None:
 def score(job: Job, state: TrainState, metrics: Metrics, pace: Pace, stopped: Stopped) -> Measured:
     """Evaluate on the images that training watches, and log it. Raises Stop where a signal asks for it."""
     epoch = job.epoch(state.step)
-    job.notify(Progress("evaluating", state.step, job.steps, epoch, job.epochs, top1=pace.top1))
+    job.notify(Progress("evaluating", state.step, job.steps, epoch, job.epochs, score=pace.score))
     report, results = measure(job, state, job.dataset.validation, stopped)
-    pace.top1 = report.top1
+    pace.score, pace.measure = report.score, report.measure
     if state.step not in metrics.scored:  # it is where a run was killed while it finished
-        row = {"step": state.step, "epoch": round(epoch, 6), "val_top1": report.top1, "val_nll": report.nll}
+        row = {"step": state.step, "epoch": round(epoch, 6), **report.logged()}
         metrics.append({**row, "val_images": report.images, "seconds": round(pace.total, 3)})
-    job.notify(Progress("epoch", state.step, job.steps, epoch, job.epochs, top1=report.top1))
+    news = Progress("epoch", state.step, job.steps, epoch, job.epochs, score=report.score, measure=report.measure)
+    job.notify(news)
     return report, results
 
 
@@ -281,7 +285,7 @@ def measure(job: Job, state: TrainState, split: str, stopped: Stopped) -> Measur
             raise Stop
 
     record = model_record(job, state, {})
-    classifier = Classifier(state.result, job.recipe.preprocess, LabelSet(job.dataset.classes), record, job.device)
+    classifier = Classifier(state.result, job.recipe.preprocess, labels_of(job), record, job.device)
     try:
         return evaluate_each(classifier, job.dataset, split=split, workers=job.recipe.data.workers, notify=check)
     except WeightsError as error:  # outputs that are not finite
@@ -291,22 +295,26 @@ def measure(job: Job, state: TrainState, split: str, stopped: Stopped) -> Measur
         ) from error
 
 
+def labels_of(job: Job) -> LabelSet:
+    """The classes that the model names, and whether an image may have several."""
+    return LabelSet(job.dataset.classes, multilabel=job.dataset.multilabel)
+
+
 def finish(job: Job, state: TrainState, metrics: Metrics, pace: Pace) -> RunResult:
     """The final evaluation, and everything that is kept: model folder, evaluation, page, and last the word that the run
     is finished. What a kill leaves out, the same command makes good."""
     report, results = score(job, state, metrics, pace, lambda: None)
     if job.dataset.held_out != job.dataset.validation:
         report, results = measure(job, state, job.dataset.held_out, lambda: None)
-    scores = {name: getattr(report, name) for name in ("top1", "top5", "nll", "ece", "images")}
     more = {
-        "metrics": {**scores, "split": report.data.split},
+        "metrics": report.summary(),
         "steps": state.step,
         "skipped_steps": state.skipped,
         "head": pace.head,
         "broken_images": dict(sorted(pace.broken.items())),
         "seconds": round(pace.total, 1),
     }
-    labels, record = LabelSet(job.dataset.classes), model_record(job, state, more)
+    labels, record = labels_of(job), model_record(job, state, more)
     write_model_folder(job.folder / MODEL, merged(state.result), job.recipe.preprocess, labels, record)
     report.save(job.folder / "evaluation.json")
     write_text(job.folder / PREDICTIONS_FILE, to_csv(results))
@@ -314,12 +322,11 @@ def finish(job: Job, state: TrainState, metrics: Metrics, pace: Pace) -> RunResu
     page = render(report, history=metrics.rows(), mistakes=pictures, title=record["name"])
     write_text(job.folder / "report.html", page)
     finish_run(job.folder, job.run, more)
-    text = (
-        f"Done in {duration(pace.total)}: {100 * report.top1:.2f} % of {report.images:,} held-out images right "
-        f"({report.data.split}); everything is in {job.folder}."
-    )
+    text = f"Done in {duration(pace.total)}: {report.closing()} ({report.data.split}); everything is in {job.folder}."
     epochs = job.epochs
-    job.notify(Progress("done", state.step, job.steps, epochs, epochs, top1=report.top1, text=text))
+    job.notify(
+        Progress("done", state.step, job.steps, epochs, epochs, score=report.score, measure=report.measure, text=text)
+    )
     return RunResult(job.folder, report)
 
 
@@ -357,6 +364,8 @@ def opening(job: Job, state: TrainState) -> str:
         text += f" Its teacher is {job.teacher.source}."
     if recipe.expected:
         text += f" Expected: {recipe.expected}."
+    if job.dataset.multilabel:
+        text += f" An image may have several classes: one yes-or-no question each (loss {recipe.optim.loss})."
     if state.step:
         text += f" Continuing after step {state.step:,}."
         then, now = job.run["versions"]["torch"], str(torch.__version__)

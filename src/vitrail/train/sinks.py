@@ -13,6 +13,7 @@ TAGS = {  # column of metrics.jsonl -> name of the curve
     "gradient_norm": "train/gradient_norm",
     "lr": "train/lr",
     "val_top1": "held-out/top1",
+    "val_map": "held-out/mean_average_precision",
     "val_nll": "held-out/nll",
 }
 
@@ -48,7 +49,7 @@ class TensorBoard:
             for column, tag in TAGS.items():
                 if column in row:
                     self.writer.add_scalar(tag, row[column], row["step"])
-            if "val_top1" in row:
+            if "val_nll" in row:
                 self.writer.flush()
         except Exception as error:
             self._give_up(error)

@@ -27,6 +27,7 @@ def model_card(config: ModelConfig, labels: LabelSet | None, record: Mapping[str
     """Markdown. `record` may hold name, recipe, data, metrics, licence, started_from; what is absent is left out.
     `library` is the one whose layout the folder has, beside vitrail."""
     rows, cols = config.image_size
+    several = labels is not None and labels.multilabel
     task = "image-classification" if config.classes else "image-feature-extraction"
     front = ["---", f"library_name: {library}", f"pipeline_tag: {task}"]
     front += [f"license: {record['licence']}"] if record.get("licence") else []
@@ -37,7 +38,7 @@ def model_card(config: ModelConfig, labels: LabelSet | None, record: Mapping[str
         f"{parameters(config):,} parameters, {flops(config) / 1e9:.2f} GFLOPs each.",
         *_section("How it does", _metrics(record.get("metrics"))),
         *_section("What it learned from", _data(record.get("data"), record.get("started_from"), record.get("licence"))),
-        *_section("Classes", _classes(labels)),
+        *_section("Classes, of which an image may have several" if several else "Classes", _classes(labels)),
         *_section("How to use it", _usage(library)),
         *_section("Recipe", ["```json", json.dumps(record["recipe"], indent=2), "```"] if record.get("recipe") else []),
     ]

@@ -28,6 +28,7 @@ from vitrail.weights.rename import write_tensors
 from vitrail.weights.timm_config import describe, pretrained_cfg
 
 RECORD_FILE = "vitrail.json"
+MULTILABEL = "multi_label_classification"  # of config.json: an image may have several classes
 PASSENGERS_FILE = "passengers.safetensors"  # what a file of another layout held beside the model
 _KINDS: dict[type[ModelConfig], str] = {ViTConfig: "vit", ResNetConfig: "resnet"}
 
@@ -99,7 +100,9 @@ def _write_files(
     if passengers[1]:
         save_file({key: tensor.contiguous() for key, tensor in passengers[1].items()}, folder / PASSENGERS_FILE)
         (folder / PASSENGERS_FILE).chmod(0o666 & ~_umask())
-    names = {} if labels is None else {"label_names": list(labels.names)}
+    names: dict[str, Any] = {} if labels is None else {"label_names": list(labels.names)}
+    if labels is not None and labels.multilabel:
+        names["problem_type"] = MULTILABEL  # transformers' word: its pipeline then takes the sigmoid
     _write_json(folder / "config.json", {**(description or {"architecture": "vitrail"}), **names})
     _write_json(
         folder / "preprocessor_config.json",
@@ -144,7 +147,8 @@ def read_stored(folder: Path) -> Stored:
     except OSError as error:
         raise WeightsError(f"{folder} cannot be read: {error.strerror or error}") from error
     names = description.get("label_names")
-    labels = LabelSet(tuple(map(str, names))) if isinstance(names, list) else None
+    multilabel = description.get("problem_type") == MULTILABEL
+    labels = LabelSet(tuple(map(str, names)), multilabel=multilabel) if isinstance(names, list) else None
     table = description.get("pretrained_cfg")
     if isinstance(table, Mapping) and isinstance(table.get("license"), str):
         licence = table["license"]
@@ -203,17 +207,19 @@ def _read_record(folder: Path) -> Stored:
         raise WeightsError(f"{folder / RECORD_FILE} is not usable: it lacks or mistypes {error}") from error
 
 
-def _labels_table(labels: LabelSet | None) -> dict[str, list[str] | None] | None:
+def _labels_table(labels: LabelSet | None) -> dict[str, list[str] | bool | None] | None:
     if labels is None:
         return None
-    return {"names": list(labels.names), "ids": None if labels.ids is None else list(labels.ids)}
+    ids = None if labels.ids is None else list(labels.ids)
+    return {"names": list(labels.names), "ids": ids, "multilabel": labels.multilabel}
 
 
 def _read_labels(table: Mapping[str, Any] | None) -> LabelSet | None:
     if table is None:
         return None
     ids = table["ids"]
-    return LabelSet(tuple(table["names"]), None if ids is None else tuple(ids))
+    multilabel = bool(table.get("multilabel"))  # folders of older versions do not say: one class an image
+    return LabelSet(tuple(table["names"]), None if ids is None else tuple(ids), multilabel)
 
 
 def sha256(path: Path) -> str:

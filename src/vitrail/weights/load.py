@@ -20,7 +20,7 @@ from vitrail.models.build import Network, build
 from vitrail.models.catalog import MODELS, ModelConfig, find_model
 from vitrail.types import LabelSet
 from vitrail.weights.catalog import published
-from vitrail.weights.checkpoint import PASSENGERS_FILE, Stored, read_beside, read_stored
+from vitrail.weights.checkpoint import MULTILABEL, PASSENGERS_FILE, Stored, read_beside, read_stored
 from vitrail.weights.fetch import locate
 from vitrail.weights.files import FLOATS, MODEL_FILE, followed, read_file, read_headers, weights_of
 from vitrail.weights.formats.big_vision import BIG_VISION
@@ -274,8 +274,9 @@ def _labels(stored: Stored, form: Format, config: ModelConfig) -> LabelSet | Non
     the order of the WordNet ids, and timm tags such weights `in1k`."""
     if stored.labels is not None:
         return stored.labels
-    if (names := label_names(stored.description or {}, config.classes)) is not None:
-        return LabelSet(names)
+    description = stored.description or {}
+    if (names := label_names(description, config.classes)) is not None:
+        return LabelSet(names, multilabel=description.get("problem_type") == MULTILABEL)
     tag = str(((stored.description or {}).get("pretrained_cfg") or {}).get("tag", ""))
     if config.classes == 1000 and (form.name in _IMAGENET or "in1k" in tag):
         return imagenet_labels()

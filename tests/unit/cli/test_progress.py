@@ -14,7 +14,7 @@ NEWS = [
         "step", step=1, steps=2, epoch=0.5, epochs=1.0, loss=2.3026, lr=0.001, images_per_second=123.4, eta_seconds=65.0
     ),
     Progress("evaluating"),
-    Progress("epoch", step=1, steps=2, epoch=0.5, epochs=1.0, top1=0.4321),
+    Progress("epoch", step=1, steps=2, epoch=0.5, epochs=1.0, score=0.4321),
     Progress(
         "step", step=2, steps=2, epoch=1.0, epochs=1.0, loss=1.9, lr=0.001, images_per_second=7.25, eta_seconds=0.0
     ),

@@ -18,8 +18,9 @@ from vitrail.data.sources import Dataset, open_dataset
 from vitrail.data.stores import MemorySource
 from vitrail.errors import DataError, UnknownName, WeightsError
 from vitrail.evaluate import classification, evaluate, open_as_trained
-from vitrail.evaluate.classification import choose_part, match_classes, weights_sha256
+from vitrail.evaluate.part import choose_part, match_classes
 from vitrail.inference import Classifier
+from vitrail.models.build import weights_sha256
 from vitrail.models.vit import ViT
 from vitrail.report import Report
 from vitrail.types import Batch, LabelSet

@@ -10,8 +10,9 @@ import pytest
 from behaviour.test_page import ALLOWED, HOSTILE, Outline, luminance
 from reports import make_report
 from vitrail.errors import ConfigError, DataError
-from vitrail.evaluate.comparison import Comparison, compare, mark, p_value, signed
+from vitrail.evaluate.comparison import compare, mark
 from vitrail.evaluate.comparison_page import kind, render_comparison
+from vitrail.evaluate.comparison_report import Comparison, p_value, signed
 from vitrail.evaluate.predictions import ImageResult, to_csv
 from vitrail.evaluate.runs import read_run
 from vitrail.ops.paired import difference_interval, mcnemar

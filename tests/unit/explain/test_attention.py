@@ -119,6 +119,27 @@ def test_the_gradient_of_attention_is_that_of_the_heads_times_the_values() -> No
         assert gap(a, o @ block.values.transpose(-1, -2)) < 1e-10
 
 
+@pytest.mark.parametrize("kind", ["token", "gap", "distilled", "rotary, registers"])
+def test_legrad_asks_each_block_for_the_class(kind: str) -> None:
+    """The head of the mean of all tokens, where it reads the class token; of what it reads, where it pools patches."""
+    model, x = make(kind)
+    _, record = trace(model, x, gradients=True)
+    expected = torch.zeros(2, 24, dtype=torch.float64)
+    for block in record.blocks:
+        tokens = block.after_mlp
+        if kind in ("token", "distilled"):
+            pooled = model.norm(tokens.mean(dim=1, keepdim=True))
+            pooled = pooled.expand(-1, 2, -1) if kind == "distilled" else pooled[:, 0]
+        else:
+            patches = tokens[:, model.config.prefix :]
+            after = model.config.norm_after_pool
+            pooled = model.norm(patches.mean(dim=1)) if after else model.norm(patches).mean(dim=1)
+        score = model.classify(pooled).gather(1, CLASSES[:, None]).sum()
+        (gradient,) = torch.autograd.grad(score, block.attention, retain_graph=True)
+        expected += gradient.clamp(min=0).mean(dim=(1, 2))[:, model.config.prefix :] / 3
+    assert gap(maps.legrad(model, x, CLASSES).flatten(1), expected) < 1e-12
+
+
 def test_legrad_is_not_negative() -> None:
     model, x = make()
     assert (maps.legrad(model, x, CLASSES) >= 0).all()

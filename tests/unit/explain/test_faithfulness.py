@@ -10,6 +10,7 @@ from architectures import KINDS, make
 from vitrail.explain import faithfulness as measure
 from vitrail.explain.attention import rollout
 from vitrail.explain.catalog import METHODS
+from vitrail.explain.cells import Baseline, stand_in_for
 from vitrail.models.vit import ViT
 
 
@@ -52,7 +53,7 @@ def test_of_an_additive_model_the_true_order_is_the_best(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("baseline", ["drop", "mean", "blur"])
 @pytest.mark.parametrize("kind", ["token", "gap", "rotary, registers", "hybrid"])
-def test_the_curves_begin_and_end_at_the_whole_image(kind: str, baseline: measure.Baseline) -> None:
+def test_the_curves_begin_and_end_at_the_whole_image(kind: str, baseline: Baseline) -> None:
     model, x = make(kind)
     classes = torch.tensor([3, 5])
     found = measure.curves(model, x, classes, rollout(model, x, classes), baseline, points=4)
@@ -66,11 +67,11 @@ def test_the_curves_begin_and_end_at_the_whole_image(kind: str, baseline: measur
 
 def test_a_blurred_image_is_smoother_and_a_constant_one_stays() -> None:
     x = torch.randn(1, 3, 16, 24, dtype=torch.float64)
-    blurred = measure._stand_in(x, "blur")
+    blurred = stand_in_for(x, "blur")
     assert blurred is not None and blurred.shape == x.shape
     assert float(blurred.std()) < 0.5 * float(x.std())
     flat = torch.full_like(x, 0.7)
-    assert (measure._stand_in(flat, "blur") - flat).abs().max() < 1e-12  # type: ignore[operator]
+    assert (stand_in_for(flat, "blur") - flat).abs().max() < 1e-12  # type: ignore[operator]
 
 
 def test_saco_is_one_where_the_order_agrees_and_minus_one_where_it_is_reversed() -> None:
@@ -129,6 +130,27 @@ def test_rank_correlation() -> None:
     y = torch.tensor([[10.0, 20, 30, 40], [4, 3, 2, 1], [1, 2, 3, 4]], dtype=torch.float64)
     found = measure.spearman(x, y).tolist()
     assert found == [pytest.approx(1.0), pytest.approx(-1.0), pytest.approx(0.0)]
+
+
+def test_equal_values_share_a_rank() -> None:
+    """Two maps that are mostly zero agree in nothing by that."""
+    x = torch.zeros(1, 100, dtype=torch.float64)
+    y = x.clone()
+    x[0, 3], y[0, 90] = 1, 1
+    assert abs(float(measure.spearman(x, y))) < 0.02
+    assert abs(float(measure.spearman(x, x)) - 1) < 1e-12
+    a, b = torch.tensor([[1.0, 2, 2, 3]]), torch.tensor([[1.0, 3, 2, 4]])
+    assert abs(float(measure.spearman(a, b)) - 0.9486833) < 1e-6  # as scipy.stats.spearmanr
+
+
+def test_known_ends_change_nothing() -> None:
+    model, x = make()
+    classes, maps = torch.tensor([3, 5]), torch.rand(2, 4, 6)
+    for baseline in ("drop", "mean"):
+        known = measure.ends(model, x, classes, baseline)
+        one = measure.curves(model, x, classes, maps, baseline, 5, known)
+        other = measure.curves(model, x, classes, maps, baseline, 5)
+        assert torch.equal(one.deletion, other.deletion) and torch.equal(one.insertion, other.insertion)
 
 
 def test_pointing_and_overlap() -> None:

@@ -27,6 +27,6 @@ def test_a_log_stays_short(capsys: pytest.CaptureFixture[str]) -> None:
 def test_other_news(capsys: pytest.CaptureFixture[str]) -> None:
     print_line(Progress("start", text="Training."))
     print_line(Progress("evaluating", 3, 4))
-    print_line(Progress("epoch", 3, 4, 1.0, 2.0, top1=0.9876))
+    print_line(Progress("epoch", 3, 4, 1.0, 2.0, score=0.9876))
     print_line(Progress("stopped", 3, 4, text="Stopped."))
     assert capsys.readouterr().out == "Training.\nepoch 1.0/2  held-out top-1 98.76 %\nStopped.\n"
