@@ -25,8 +25,8 @@ from vitrail.data.loader import EvaluationPass
 from vitrail.data.sources import open_dataset
 from vitrail.data.stores import Subset
 from vitrail.explain import faithfulness as measure
-from vitrail.explain.attention import Maps
 from vitrail.explain.catalog import METHODS
+from vitrail.explain.cells import Maps
 from vitrail.models.vit import ViT
 from vitrail.report import machine
 from vitrail.weights.load import load_weights

@@ -1,21 +1,26 @@
 """Fine-tuning DeiT-Ti/16 on a folder of photos: vitrail's `finetune` recipe beside timm's parts on the same budget.
 
-    vitrail train DATA --weights WEIGHTS --recipe finetune --out RUN
-    python benchmarks/finetune_flowers.py DATA WEIGHTS RUN --out finetune_flowers.json
+    python benchmarks/finetune_flowers.py DATA WEIGHTS RUN --seed 0 --out finetune_flowers.json
 
-The budget is the time of RUN's training steps and of its features, on which it solved for its head. Steps of both sides
-and a batch of features are timed in turn (A B C A B C), and timm gets as many steps as fit into that time by the
-medians of the ratios, so that a busy machine is fair to both. timm's side uses timm's own transforms (RandAugment m7,
-random erasing 0.1), AdamW with layer decay, label smoothing, cosine with warm-up and its evaluation transform; folder,
-weights, batch size, precision and cores are the same.
+Both sides run on one thread each, images read in the same process, and the budget is processor time, which a busy
+machine does not stretch: all that the whole run of vitrail took, features, solving for the head and evaluations
+included. timm gets all of it for its steps. Twelve steps with its loader, after four that warm up, say how many fit
+in; its schedule is as long as that, and what it took in the end is printed. Its evaluation comes on top.
+
+timm's side: its transforms (random crops, RandAugment m7, random erasing 0.1), AdamW with layer decay 0.75, label
+smoothing 0.1, clipping, warm-up and cosine, its evaluation transform. Folder, weights, batch size and precision are the
+same; averaged weights, patch dropout and a solved head are the recipe's own.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 import timm
 import torch
@@ -24,15 +29,11 @@ from timm.loss import LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2
 from torch.utils.data import DataLoader
 
-from vitrail.config import Recipe
-from vitrail.models.build import build
 from vitrail.train.allocator import keep_freed_memory
-from vitrail.train.loop import train_step
-from vitrail.train.optim import make_optimizer
-from vitrail.types import Batch
-from vitrail.weights.load import load_weights
+from vitrail.train.run import train
 
-BATCH, FEATURES, PAIRS = 32, 64, 8  # images a step, images of a batch of features, turns
+BATCH = 32  # images a step
+WARM, PILOT = 4, 12  # steps before, and of the measurement that says how many fit into the budget
 Images, Labels = torch.Tensor, torch.Tensor
 
 
@@ -56,56 +57,31 @@ class Timm:
         self.optimizer.zero_grad()
 
 
-def timm_steps(weights: Path, recipe: Recipe, steps: int, images: int, precision: str) -> tuple[int, dict[str, float]]:
-    """How many of timm's steps take as long as RUN's features and `steps` steps; and the ratios that say so."""
-    theirs = Timm(weights, recipe.model.classes, precision)
-    ours = load_weights(weights, classes=recipe.model.classes).model
-    model = build(recipe.model).train()
-    model.load_state_dict(ours.state_dict())
-    optimizer = make_optimizer(model, model.config, recipe.optim)
-    batch = Batch(
-        torch.randn(BATCH, 3, *ours.config.image_size), torch.zeros(BATCH, dtype=torch.int64), torch.arange(BATCH)
-    )
-    many = torch.randn(FEATURES, 3, *ours.config.image_size)
-
-    @torch.inference_mode()
-    def represent() -> object:
-        return ours.eval().represent(many)
-
-    times: dict[str, list[float]] = {"timm's step": [], "vitrail's step": [], "vitrail's features": []}
-    for _ in range(PAIRS + 1):
-        for name, call in zip(
-            times,
-            (
-                lambda: theirs.step(batch.images, batch.labels, 1e-3),
-                lambda: train_step(model, optimizer, [batch], 1e-6, recipe.optim, precision),
-                represent,
-            ),
-            strict=True,
-        ):
-            began = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - began)
-    base = times["timm's step"][1:]  # the first turn warms up
-    ratios = {name: median(t / b for t, b in zip(row[1:], base, strict=True)) for name, row in times.items()}
-    passes = -(-images // FEATURES) if recipe.head_solver != "none" else 0
-    return round(steps * ratios["vitrail's step"] + passes * ratios["vitrail's features"]), ratios
-
-
-def run_timm(data: Path, weights: Path, seed: int, steps: int, precision: str) -> float:
-    """Held-out top-1 of timm's parts after so many steps."""
+def run_timm(data: Path, weights: Path, seed: int, budget: float, precision: str) -> dict[str, float]:
+    """Held-out top-1 of timm's parts after as many steps as `budget` processor seconds give, and what they took."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
     torch.manual_seed(seed)
-    side = Timm(weights, len(list((data / "train").iterdir())), precision)
+    classes = len(list((data / "train").iterdir()))
+    side = Timm(weights, classes, precision)
     config = resolve_data_config({}, model=side.model)
     train = create_transform(**config, is_training=True, auto_augment="rand-m7-mstd0.5", re_prob=0.1, scale=(0.25, 1.0))
     source = ImageDataset(data / "train", transform=train)
-    loader = DataLoader(source, BATCH, shuffle=True, drop_last=True, num_workers=1, persistent_workers=True)
-    for done, (images, labels) in zip(range(steps), endless(loader), strict=False):
+    batches = endless(DataLoader(source, BATCH, shuffle=True, drop_last=True))
+    pilot, times = Timm(weights, classes, precision), []
+    for images, labels in islice(batches, WARM + PILOT):
+        times.append(time.process_time())
+        pilot.step(images, labels, 1e-3)
+    times.append(time.process_time())
+    del pilot
+    steps = round(budget * PILOT / (times[-1] - times[WARM]))
+    print(f"timm: {steps} steps should take the run's {budget:.0f} s", flush=True)
+    began = time.process_time()
+    for done, (images, labels) in enumerate(islice(batches, steps)):
         warm, cosine = min(1.0, (done + 1) / (0.1 * steps)), torch.cos(torch.tensor(done / steps * torch.pi)).item()
         side.step(images, labels, warm * 0.5 * (1 + cosine))
-        if done % 50 == 0:
-            print(f"timm: step {done} of {steps}", flush=True)
-    return evaluate_timm(side.model, data, create_transform(**config))
+    seconds = time.process_time() - began
+    return {"top1": evaluate_timm(side.model, data, create_transform(**config)), "steps": steps, "seconds": seconds}
 
 
 @torch.inference_mode()
@@ -123,29 +99,34 @@ def endless(loader: DataLoader) -> Iterator[tuple[Images, Labels]]:
         yield from loader
 
 
+def run_vitrail(data: Path, weights: Path, run: Path, seed: int) -> dict[str, Any]:
+    """The recipe, whole, as `vitrail train` runs it but for the thread and the loader."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    began = time.process_time()
+    train(data, weights=weights, recipe="finetune", out=run, seed=seed, overrides=["data.workers=0"])
+    spent, record = time.process_time() - began, json.loads((run / "run.json").read_text())
+    scores = {name: record["metrics"][name] for name in ("top1", "images")}
+    return {**scores, "steps": record["steps"], "seconds": spent, "precision": record["precision"]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a folder with train/ and val/ of class folders")
     parser.add_argument("weights", type=Path, help="a model folder in timm's layout")
-    parser.add_argument("run", type=Path, help="a finished run of vitrail on the same data and weights")
+    parser.add_argument("run", type=Path, help="the folder of vitrail's run; a new one")
     parser.add_argument("--out", type=Path, default=Path("finetune_flowers.json"))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    run = json.loads((options.run / "run.json").read_text())
-    recipe, images = Recipe.model_validate(run["recipe"]), run["data"]["splits"]["train"]
-    keep_freed_memory()
-    steps, ratios = timm_steps(options.weights, recipe, run["steps"], images, run["precision"])
-    print(f"timm: {steps} steps take as long as the run; {ratios}", flush=True)
-    top1 = run_timm(options.data, options.weights, options.seed, steps, run["precision"])
-    table = {
-        "vitrail": {"top1": run["metrics"]["top1"], "steps": run["steps"], "seconds": run["seconds"]},
-        "timm": {"top1": top1, "steps": steps, "version": timm.__version__},
-        "times_of_timms_step": ratios,
-        "precision": run["precision"],
-        "threads": torch.get_num_threads(),
-        "recipe": recipe.name,
-    }
-    print(json.dumps(table))
+    if options.run.exists():
+        parser.error(f"{options.run} exists")
+    common = (options.data, options.weights)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as process:  # one a side
+        ours = process.submit(run_vitrail, *common, options.run, options.seed).result()
+        print("vitrail", json.dumps(ours), flush=True)
+        theirs = process.submit(run_timm, *common, options.seed, ours["seconds"], ours["precision"]).result()
+        print("timm", json.dumps(theirs), flush=True)
+    table = {"vitrail": ours, "timm": theirs, "timm_version": timm.__version__, "seed": options.seed}
     options.out.write_text(json.dumps(table, indent=2) + "\n")
 
 

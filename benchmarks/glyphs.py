@@ -24,8 +24,8 @@ from torch.nn import functional
 
 from vitrail.config import OptimConfig, ViTConfig
 from vitrail.explain import faithfulness as measure
-from vitrail.explain.attention import Maps
 from vitrail.explain.catalog import METHODS
+from vitrail.explain.cells import Maps
 from vitrail.models.vit import ViT
 from vitrail.train.loop import train_steps
 from vitrail.train.optim import make_optimizer

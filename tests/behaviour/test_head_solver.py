@@ -42,9 +42,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("solver", ["logistic", "ridge"])
-def test_a_probe_is_a_whole_run(solver: Any, zoo: Path, weights: Path, tmp_path: Path) -> None:
-    chosen = [f"head_solver={solver}"]
+@pytest.mark.parametrize(
+    ("solver", "precision"), [("logistic", "float32"), ("ridge", "float32"), ("logistic", "bfloat16")]
+)
+def test_a_probe_is_a_whole_run(solver: Any, precision: str, zoo: Path, weights: Path, tmp_path: Path) -> None:
+    chosen = [f"head_solver={solver}", f"precision={precision}"]
     result = train(zoo, weights=weights, recipe="probe", out=tmp_path / "run", overrides=chosen, **SILENT)
     classifier, dataset = load(result.folder), open_dataset(zoo)
     config = classifier.model.config
@@ -52,8 +54,11 @@ def test_a_probe_is_a_whole_run(solver: Any, zoo: Path, weights: Path, tmp_path:
     base = load(weights).model
     body = {k: v for k, v in classifier.model.state_dict().items() if not k.startswith("head.")}
     assert all(torch.equal(tensor, base.state_dict()[name]) for name, tensor in body.items())
-    train_part, val = (features(classifier.model, classifier.preprocess, dataset.split(s)) for s in ("train", "val"))
-    head = fit_head(train_part.values, train_part.labels, 3, solver)
+    half = torch.bfloat16 if precision == "bfloat16" else None
+    known = features(classifier.model, classifier.preprocess, dataset.split("train"), half=half)
+    exact, val = (features(classifier.model, classifier.preprocess, dataset.split(s)) for s in ("train", "val"))
+    assert torch.equal(known.values, exact.values) is (half is None)
+    head = fit_head(known.values, known.labels, 3, solver)
     assert torch.equal(classifier.model.head.weight, head.weight) and torch.equal(classifier.model.head.bias, head.bias)
     right = int((head_logits(head, val.values).argmax(1) == val.labels).sum())
     assert result.report.top1_count == right == evaluate(classifier, zoo).top1_count

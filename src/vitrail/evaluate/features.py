@@ -40,12 +40,14 @@ def features(
     source: Source,
     *,
     workers: int | None = None,
+    half: torch.dtype | None = None,
     notify: Callable[[int, int], None] | None = None,
 ) -> Features:
     """What the head of `model` reads (`represent`) of each image, shown as for evaluation and without augmentation.
 
     For the paper's models that is the class token after the last norm (equation 4), for others the mean over patches,
     the attention pool, both tokens of DeiT's distilled models, or the tanh layer's output. The model is left as it was.
+    `half` (bfloat16 or float16): what its products are computed in, faster and less exactly; else the weights' own.
     `notify(done, total)` is called after each batch; what it raises ends the pass.
     """
     weight = next(model.parameters())
@@ -54,7 +56,8 @@ def features(
     model.eval()
     try:
         for batch in images:
-            values = model.represent(batch.images.to(weight.device, weight.dtype)).float().cpu()
+            with torch.autocast(weight.device.type, half, enabled=half is not None):
+                values = model.represent(batch.images.to(weight.device, weight.dtype)).float().cpu()
             parts.append((values, batch.labels, batch.index))
             if notify:
                 notify(int(batch.index[-1]) + 1, len(source))

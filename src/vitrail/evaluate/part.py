@@ -109,12 +109,14 @@ def match_classes(classes: tuple[str, ...], labels: LabelSet) -> list[int]:
 def answers(
     classifier: Classifier, images: EvaluationPass, part: Part, precision: str, notify: Notify | None
 ) -> Iterator[tuple[Batch, Logits]]:
-    """Every batch of the pass with its logits, on the CPU; the model is left in the mode that it was in."""
+    """Every batch of the pass with its logits, on the CPU, by the classifier's engine where it has one, which takes
+    images that are not normalised; the model is left in the mode that it was in."""
     done, training = 0, classifier.model.training
     classifier.model.eval()
     try:
         for batch in images:
-            logits = _logits(classifier, batch.images, precision)
+            run = classifier.engine
+            logits = _logits(classifier, batch.images, precision) if run is None else run(batch.images)
             _check_finite(logits)
             yield batch, logits
             done += len(batch.index)

@@ -93,7 +93,7 @@ def sweep(job: Job, steps: int, notify: Callable[[int, int], None] | None) -> tu
     """The points of the test, and whether it ended because the loss diverged."""
     recipe, source, state = job.recipe, job.dataset.split("train"), new_state(job)
     if recipe.head_solver != "none":
-        solve_head(state.model, recipe, source)
+        solve_head(state.model, recipe, source, job.precision)
     objective = make_objective(job)
     loader = TrainLoader(source, recipe.preprocess, recipe.augment, recipe.data, recipe.seed)
     points: list[LrPoint] = []

@@ -146,7 +146,7 @@ def solve(job: Job, state: TrainState, pace: Pace, stopped: Stopped) -> None:
         job.notify(Progress("features", done, total))
 
     try:
-        found = solve_head(state.model, job.recipe, job.dataset.split("train"), check)
+        found = solve_head(state.model, job.recipe, job.dataset.split("train"), job.precision, check)
     except Stop:
         text = "Stopped before the head was solved; the same command begins again."
         job.notify(Progress("stopped", 0, job.steps, text=text))

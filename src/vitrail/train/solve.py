@@ -13,6 +13,7 @@ from vitrail.errors import ConfigError
 from vitrail.evaluate.features import check_readable, features
 from vitrail.evaluate.head import Head, Method, fit_head
 from vitrail.models.build import Network
+from vitrail.train.loop import COMPUTED, Precision
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,14 @@ class Solved:
 
 
 def solve_head(
-    model: Network, recipe: Recipe, source: Source, notify: Callable[[int, int], None] | None = None
+    model: Network,
+    recipe: Recipe,
+    source: Source,
+    precision: Precision,
+    notify: Callable[[int, int], None] | None = None,
 ) -> Solved:
-    """Fit the head of `model` to its own features of the training images, unaugmented, and write it into the model.
+    """Fit the head of `model` to its own features of the training images, unaugmented, and write it into the model. The
+    features are computed in the run's precision.
 
     Nothing else changes. `notify(done, total)` is called after each batch; what it raises leaves the model untouched.
     Raises ConfigError where the head has no bias, DataError where too many images are unreadable.
@@ -45,7 +51,8 @@ def solve_head(
     method: Method = recipe.head_solver
     if any(head.bias is None for head in heads(model)):
         raise ConfigError("head_solver needs a head with a bias, and this model's has none: set head_solver=none")
-    found = features(model, recipe.preprocess, source, workers=recipe.data.workers, notify=notify)
+    half = None if precision == "float32" else COMPUTED[precision]
+    found = features(model, recipe.preprocess, source, workers=recipe.data.workers, half=half, notify=notify)
     check_readable(found, recipe.data.max_broken)
     head = fit_head(found.values, found.labels, len(source.classes), method)
     write_head(model, head)
