@@ -12,7 +12,7 @@ import vitrail
 
 ROOT = Path(__file__).parents[2]
 
-PUBLIC = ["Classifier", "ViT", "evaluate", "load", "trace", "train"]
+PUBLIC = ["Classifier", "Predictor", "ViT", "evaluate", "load", "trace", "train"]
 
 BLOCKED = ("torchvision", "matplotlib", "pyarrow", "sklearn", "timm", "transformers", "scipy", "pandas")
 

@@ -23,6 +23,7 @@ from vitrail.cli.convert import convert
 from vitrail.cli.data import data
 from vitrail.cli.demo import demo
 from vitrail.cli.evaluate import evaluate
+from vitrail.cli.explain import explain
 from vitrail.cli.export import export
 from vitrail.cli.figures import figures
 from vitrail.cli.illustrate import illustrate
@@ -47,6 +48,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     probe,
     report,
     predict,
+    explain,
     illustrate,
     trace,
     figures,

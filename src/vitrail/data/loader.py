@@ -27,7 +27,7 @@ from vitrail.data.augment import augment, check_extras
 from vitrail.data.decode import decode, dimensions
 from vitrail.data.labels import multilabel, places, targets
 from vitrail.data.mix import mix
-from vitrail.data.preprocess import fit, to_model
+from vitrail.data.preprocess import fit_encoded, to_model
 from vitrail.data.sampler import ClassTurns, batch_positions, batch_seed, sample_seed
 from vitrail.data.stores import Source
 from vitrail.errors import DataError, ImageError, WorkerDied
@@ -243,7 +243,7 @@ class _EvaluationParts:
         start = number * self.batch_size
         for index in range(start, min(start + self.batch_size, len(self.source))):
             try:
-                images.append(fit(decode(self.source.read(index).data), self.preprocess))
+                images.append(fit_encoded(self.source.read(index).data, self.preprocess))
                 indices.append(index)
             except ImageError as error:
                 broken.append((index, error.reason))

@@ -12,7 +12,7 @@ from vitrail.config import ViTConfig
 from vitrail.types import Tokens
 
 WRITTEN_OUT = 1024  # most tokens whose scores are held in memory at once
-Rotation = tuple[Tensor, Tensor]  # cosines and sines (T d); one and zero for prefix tokens
+Rotation = tuple[Tensor, Tensor]  # cosines and sines (T d, or B 1 T d); one and zero for prefix tokens
 
 
 class Attention(nn.Module):
@@ -51,7 +51,7 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             cos, sin = rotation
-            q, k = rotate(q, cos[: q.shape[2]], sin[: q.shape[2]]), rotate(k, cos, sin)
+            q, k = rotate(q, cos[..., : q.shape[2], :], sin[..., : q.shape[2], :]), rotate(k, cos, sin)
         return q, k, v
 
     def bias(self) -> Float[Tensor, " N"] | None:
@@ -168,7 +168,7 @@ def attend(
     return (q * scale @ k.transpose(2, 3)).softmax(-1) @ v
 
 
-def rotate(x: Float[Tensor, "B h T d"], cos: Float[Tensor, "T d"], sin: Float[Tensor, "T d"]) -> Tensor:
+def rotate(x: Float[Tensor, "B h T d"], cos: Float[Tensor, "*B T d"], sin: Float[Tensor, "*B T d"]) -> Tensor:
     """Rotary position embedding: the halves of each head's channels as two coordinates, turned by its angles."""
     low, high = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-high, low], dim=-1) * sin

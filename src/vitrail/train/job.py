@@ -3,12 +3,12 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vitrail import __version__
 from vitrail.config import DataConfig, Recipe
 from vitrail.data.sampler import class_counts
 from vitrail.data.sources import Dataset, open_dataset
@@ -203,7 +203,7 @@ def describe(plan: Plan, precision: Precision, device: torch.device) -> dict[str
         "seed": recipe.seed,
         "precision": precision,  # a run that continues keeps it
         "device": str(device),
-        "versions": {"vitrail": __version__, "torch": str(torch.__version__)},
+        "versions": {"vitrail": version("vitrail"), "torch": str(torch.__version__)},
     }
 
 
