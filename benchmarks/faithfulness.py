@@ -81,7 +81,7 @@ class Photos:
     ends: dict[measure.Baseline, measure.Ends]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def prepared(model: ViT, fast: ViT, images: Tensor, number: int) -> Photos:
     classes = model(images).argmax(dim=1)
     half, which = images.to(next(fast.parameters())), POINTS if number == 0 else ("drop",)
