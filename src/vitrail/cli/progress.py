@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING
 
+from vitrail.cli.table import three_digits
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
@@ -103,7 +105,7 @@ def _print_line(progress: "Progress") -> None:
 
 
 def _rate(images_per_second: float | None) -> str:
-    return f"{images_per_second:.3g} img/s" if images_per_second else ""
+    return f"{three_digits(images_per_second)} img/s" if images_per_second else ""
 
 
 def _left(seconds: float | None) -> str:
