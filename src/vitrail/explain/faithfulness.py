@@ -185,10 +185,12 @@ def _ranks(values: Float[Tensor, "B P"]) -> Float[Tensor, "B P"]:
     return (low + high - 1).double() / 2
 
 
-def pointing(maps: Maps, masks: Bool[Tensor, "B rows cols"]) -> Bool[Tensor, " B"]:
-    """Whether the largest value of a map lies in the mask (the pointing game, Zhang et al. 2018)."""
+def pointing(maps: Maps, masks: Bool[Tensor, "B rows cols"]) -> Float[Tensor, " B"]:
+    """Whether the largest value of a map lies in the mask (the pointing game, Zhang et al. 2018): 1 or 0; of several
+    equal ones the share that lies there, so a map that is flat points at everything alike and gains nothing."""
     flat = maps.flatten(1)
-    return (masks.flatten(1) & (flat == flat.amax(dim=1, keepdim=True))).any(dim=1)
+    largest = flat == flat.amax(dim=1, keepdim=True)
+    return (masks.flatten(1) & largest).sum(dim=1) / largest.sum(dim=1)
 
 
 def overlap(maps: Maps, masks: Bool[Tensor, "B rows cols"]) -> Float[Tensor, " B"]:
