@@ -32,6 +32,7 @@ FOOT = 30.0
 TALL = 7  # filters in a column, as many columns as it takes
 CELL, GAP = 44.0, 4.0  # of a filter
 PHOTO, PAIRS = 132.0, 3  # longer side of an image in figure 6; pairs in a row
+NARROWEST = 420.0  # width of figure 6 that its words need
 NAMED_HEADS = 16  # most heads that get a legend
 DARK = 0.04  # brightness that is left where nothing is taken, figure 6
 
@@ -76,7 +77,7 @@ def figure_6(made: Made) -> Drawing | None:
             Picture(x + width + 6, y, width, height, lit, f"image {place + 1}, as bright as it is attended to")
         )
     bottom = MARGIN + 22 + math.ceil(len(found.images) / columns) * down + 6
-    whole = columns * across - 22
+    whole = max(columns * across - 22, NARROWEST)
     shapes += _brightness(MARGIN + whole - 180, bottom, found)
     words = (
         f"Attention rollout to the image, all heads and blocks. One scale for all images. {_model_words(made.numbers)}"
