@@ -20,6 +20,7 @@ SCALE = 2  # pixels of the PNG a unit
 SMOOTH = 2  # pixels drawn for each of them along a side, so that edges are soft
 INK, PALE, PAPER = "#1f2328", "#6b7280", "#ffffff"
 FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
+WIDER = 1.15  # what a viewer has in place of the SVG's first font may be wider than the PNG's
 Anchor = Literal["start", "middle", "end"]
 
 
@@ -127,7 +128,7 @@ def wrapped(text: str, width: float, size: float = 11.0) -> list[str]:
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
-        if lines and font.getlength(longer) <= width * 4:
+        if lines and font.getlength(longer) * WIDER <= width * 4:
             lines[-1] = longer
         else:
             lines.append(word)
