@@ -124,7 +124,7 @@ def measured(model: ViT, test: Glyphs, maps: Maps) -> Row:
     with torch.inference_mode():
         found = measure.curves(model, test.images, test.labels, maps)
     return {
-        "pointing": float(measure.pointing(maps, test.masks).double().mean()),
+        "pointing": float(measure.pointing(maps, test.masks).mean()),
         "miou": float(measure.overlap(maps, test.masks).mean()),
         "deletion": float(found.deletion_auc.mean()),
         "insertion": float(found.insertion_auc.mean()),

@@ -11,6 +11,9 @@ normalised, which is not counted against them.
 The ceiling: operations of the forward pass, counted from the configuration without what the last block may skip, over
 the rate of the best matrix product (`--products`) in bfloat16, in the same round.
 
+`--clock processor --threads 1` counts the seconds that the one thread computed, which hold on a machine that is busy
+with other things too; the wall's clock needs an idle one.
+
 `--device cuda` times the torch engines and timm on a GPU; what cannot run is reported as "not measured".
 """
 
@@ -21,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -38,12 +42,15 @@ from vitrail.models.cost import flops
 from vitrail.models.vit import ViT
 from vitrail.report import processor
 from vitrail.types import LabelSet
+from vitrail.weights.load import FORMATS
+from vitrail.weights.rename import write_tensors
 
 Call = Callable[[], object]
+Clock = Callable[[], float]
 SMALL = ViTConfig(image_size=(32, 32), patch_size=(16, 16), width=192, depth=2, heads=3, mlp_dim=768, classes=10)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """A model for everybody: ours, and the same weights in timm."""
 
@@ -68,9 +75,6 @@ class Case:
 
 
 def _with_weights(model: torch.nn.Module, case: Case, form: str) -> torch.nn.Module:
-    from vitrail.weights.load import FORMATS
-    from vitrail.weights.rename import write_tensors
-
     state = {name: tensor.detach() for name, tensor in case.classifier.model.state_dict().items()}
     model.load_state_dict(write_tensors(state, FORMATS[form].rules(case.classifier.model.config)), strict=True)
     return model
@@ -101,8 +105,11 @@ def transformers_side(case: Case, pixels: torch.Tensor) -> Call:
     from transformers import ViTForImageClassification
 
     config = case.classifier.model.config
-    theirs = ViTForImageClassification(
-        TheirConfig(
+    rules = FORMATS["transformers-vit"].rules(config)
+    theirs = ViTForImageClassification.from_pretrained(  # which renames the tensors of its own older releases
+        None,
+        state_dict=write_tensors(dict(case.classifier.model.state_dict()), rules),
+        config=TheirConfig(
             hidden_size=config.width,
             num_hidden_layers=config.depth,
             num_attention_heads=config.heads,
@@ -112,9 +119,9 @@ def transformers_side(case: Case, pixels: torch.Tensor) -> Call:
             num_labels=config.classes,
             layer_norm_eps=config.norm_eps,
             hidden_dropout_prob=0.0,
-        )
+        ),
     )
-    return eager(_with_weights(theirs, case, "transformers-vit").eval().to(case.device), case, pixels)
+    return eager(theirs.eval().to(case.device), case, pixels)
 
 
 def torchvision_side(case: Case, pixels: torch.Tensor) -> Call:
@@ -133,8 +140,9 @@ def torchvision_side(case: Case, pixels: torch.Tensor) -> Call:
     return eager(_with_weights(theirs, case, "torchvision").eval().to(case.device), case, pixels)
 
 
-def _program(case: Case, pixels: torch.Tensor) -> torch.export.ExportedProgram:
-    images = to_model(pixels[:2].repeat(2, 1, 1, 1)[:2], case.classifier.preprocess)
+@cache
+def _program(case: Case) -> torch.export.ExportedProgram:
+    images = to_model(pictures(case.classifier, 2), case.classifier.preprocess)
     return torch.export.export(
         case.timm(), (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},)
     )
@@ -145,9 +153,13 @@ def timm_openvino(precision: str) -> Callable[[Case, torch.Tensor], Call]:
         from vitrail.engines.openvino import library
 
         openvino = library()
-        model = openvino.convert_model(_program(case, pixels))
+        model = openvino.convert_model(_program(case))
         model.reshape([-1, *pixels.shape[1:]])
-        options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+        options = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
         request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
         images = to_model(pixels, case.classifier.preprocess).numpy()
         return lambda: request.infer([images], share_inputs=True)[0]
@@ -164,8 +176,10 @@ def timm_onnxruntime(case: Case, pixels: torch.Tensor) -> Call:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = Path(folder) / "timm.onnx"
-        torch.onnx.export(_program(case, pixels), (), str(path), dynamo=True, external_data=False, verbose=False)
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        torch.onnx.export(_program(case), (), str(path), dynamo=True, external_data=False, verbose=False)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name, images = session.get_inputs()[0].name, to_model(pixels, case.classifier.preprocess).numpy()
     return lambda: session.run(None, {name: images})[0]
 
@@ -204,15 +218,20 @@ def products(device: torch.device, sizes: tuple[int, ...]) -> Mapping[str, tuple
     return found
 
 
-def seconds_of(call: Call, device: torch.device) -> float:
-    began = time.perf_counter()
+CLOCKS: Mapping[str, Clock] = {"wall": time.perf_counter, "processor": time.process_time}
+
+
+def seconds_of(call: Call, device: torch.device, clock: Clock) -> float:
+    began = clock()
     call()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - began
+    return clock() - began
 
 
-def measure(case: Case, sides: list[str], batch: int, rounds: int, sizes: tuple[int, ...]) -> dict[str, Any]:
+def measure(
+    case: Case, sides: list[str], batch: int, rounds: int, sizes: tuple[int, ...], clock: Clock
+) -> dict[str, Any]:
     """Seconds of all sides in turn, and what follows from them."""
     pixels = pictures(case.classifier, batch)
     calls: dict[str, Call] = {}
@@ -228,7 +247,8 @@ def measure(case: Case, sides: list[str], batch: int, rounds: int, sizes: tuple[
     seconds: dict[str, list[float]] = {name: [] for name in everything}
     for turn in range(rounds + 2):
         for name, call in everything.items():
-            spent = seconds_of(call, case.device)
+            time.sleep(0.01)  # threads of the side before may spin a while after its answer
+            spent = seconds_of(call, case.device, clock)
             if turn >= 2:
                 seconds[name].append(spent)
     work = flops(case.classifier.model.config, all_tokens=False) * batch
@@ -312,11 +332,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--products", nargs="+", type=int, default=[1536, 3072])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, help="of every side; by default as many as torch takes")
+    parser.add_argument("--clock", default="wall", choices=list(CLOCKS))
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("inference.json"))
     options = parser.parse_args()
     device = torch.device(options.device)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     facts: dict[str, Any] = {"torch": str(torch.__version__), "timm": timm.__version__, "cases": []}
+    facts["clock"] = options.clock
     if device.type == "cuda" and not torch.cuda.is_available():
         facts["cases"] = "not measured: there is no GPU"
         print(facts["cases"])
@@ -324,8 +349,9 @@ def main() -> None:
         facts |= {"device": processor(device), "threads": torch.get_num_threads(), "cores": os.cpu_count()}
         for case in cases(options, device):
             for batch in options.batch[:1] if options.small else options.batch:
-                found = measure(case, options.sides, batch, 2 if options.small else options.rounds,
-                                (64,) if options.small else tuple(options.products))  # fmt: skip
+                rounds = 2 if options.small else options.rounds
+                sizes = (64,) if options.small else tuple(options.products)
+                found = measure(case, options.sides, batch, rounds, sizes, CLOCKS[options.clock])
                 show(found)
                 facts["cases"].append(found)
     options.out.write_text(json.dumps(facts, indent=1) + "\n")

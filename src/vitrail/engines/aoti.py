@@ -39,7 +39,7 @@ class AOTIEngine:
         import torch._inductor
 
         entry = (read_table(_book()) or {}).get(_digest(package))
-        if entry is None or entry != _machine():
+        if entry is None or entry != machine_print():
             raise WeightsError(
                 f"{package} is native code that was not built on this machine by vitrail as it is installed, so it is "
                 "not loaded; export the model again here"
@@ -56,14 +56,10 @@ def _book() -> Path:
     return cache_folder() / "built-here.json"
 
 
-def _machine() -> dict[str, Any]:
-    return {key: value for key, value in machine_print().items() if key != "threads"}
-
-
 def _note(package: Path) -> None:
     from vitrail.report import write_text
 
-    entries = {**(read_table(_book()) or {}), _digest(package): _machine()}
+    entries = {**(read_table(_book()) or {}), _digest(package): machine_print()}
     try:
         write_text(_book(), json.dumps(entries, indent=1) + "\n")
     except StorageError as error:

@@ -43,7 +43,7 @@ def versions() -> dict[str, str]:
 
 
 def machine_print() -> dict[str, Any]:
-    """What a speed, or native code, depends on: the processor with its instruction sets, its threads, the versions."""
+    """What a speed, or native code, depends on: the processor with its instruction sets, the versions."""
     facts = Path("/proc/cpuinfo")
     lines = facts.read_text(errors="replace").splitlines() if facts.is_file() else []
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
@@ -51,7 +51,6 @@ def machine_print() -> dict[str, Any]:
         "processor": processor(torch.device("cpu")),
         "instructions": hashlib.sha256(flags.encode()).hexdigest()[:16],
         "system": f"{platform.system()} {platform.machine()}",
-        "threads": torch.get_num_threads(),
         "versions": versions(),
     }
 

@@ -105,7 +105,8 @@ def fastest(classifier: Classifier, batch: int = 8) -> str:
     """The engine that `auto` means for this network on this machine: tried once, then remembered."""
     if classifier.device.type != "cpu":
         return "torch-bfloat16" if torch.cuda.is_bf16_supported() else EXACT
-    known = cache_folder() / f"choice-{network_key(classifier.model, {'batch': batch})}.json"
+    about = {"batch": batch, "threads": torch.get_num_threads()}
+    known = cache_folder() / f"choice-{network_key(classifier.model, about)}.json"
     if (table := read_table(known)) is not None and table.get("engine") in ENGINES:
         return str(table["engine"])
     trials = compare(classifier, on_trial(), batch, rounds=5)

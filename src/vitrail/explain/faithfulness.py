@@ -172,7 +172,7 @@ def sanity(model: Network, images: Images, classes: Labels, method: Method, seed
 def spearman(x: Float[Tensor, "B P"], y: Float[Tensor, "B P"]) -> Float[Tensor, " B"]:
     """Rank correlation of each row; 0 where one is constant."""
     ranks = [_ranks(z) for z in (x, y)]
-    flat = torch.stack([z.std(dim=1) == 0 for z in (x, y)]).any(dim=0)
+    flat = torch.stack([(z == z[:, :1]).all(dim=1) for z in (x, y)]).any(dim=0)
     a, b = (functional.normalize(r - r.mean(dim=1, keepdim=True), dim=1) for r in ranks)
     return (a * b).sum(dim=1).masked_fill(flat, 0.0)
 
@@ -185,10 +185,12 @@ def _ranks(values: Float[Tensor, "B P"]) -> Float[Tensor, "B P"]:
     return (low + high - 1).double() / 2
 
 
-def pointing(maps: Maps, masks: Bool[Tensor, "B rows cols"]) -> Bool[Tensor, " B"]:
-    """Whether the largest value of a map lies in the mask (the pointing game, Zhang et al. 2018)."""
+def pointing(maps: Maps, masks: Bool[Tensor, "B rows cols"]) -> Float[Tensor, " B"]:
+    """Whether the largest value of a map lies in the mask (the pointing game, Zhang et al. 2018): 1 or 0; of several
+    equal ones the share that lies there, so a map that is flat points at everything alike and gains nothing."""
     flat = maps.flatten(1)
-    return (masks.flatten(1) & (flat == flat.amax(dim=1, keepdim=True))).any(dim=1)
+    largest = flat == flat.amax(dim=1, keepdim=True)
+    return (masks.flatten(1) & largest).sum(dim=1) / largest.sum(dim=1)
 
 
 def overlap(maps: Maps, masks: Bool[Tensor, "B rows cols"]) -> Float[Tensor, " B"]:

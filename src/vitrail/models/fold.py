@@ -46,9 +46,7 @@ class FoldedViT(nn.Module):
         self.merge = merge
         whole = copy.deepcopy(network).eval().double()
         dtype = next(network.parameters()).dtype
-        positions = whole.positions(whole.patch_embedding.weight)
-        nothing = torch.zeros(1, config.patches, config.width, dtype=torch.float64)
-        joined = whole.join(nothing, positions) if not config.norm_before else _joined_before(whole, nothing, positions)
+        joined = _constants(whole)
         prefix, patches = joined[:, : config.prefix], joined[:, config.prefix :]
         if whole.stem is None:
             patches = patches + _fold_pixels(whole.patch_embedding, preprocess)
@@ -137,10 +135,11 @@ def fold(network: Network, preprocess: Preprocess, merge: int = 0) -> Folded:
         return FoldedResNet(network, preprocess)
 
 
-def _joined_before(whole: ViT, nothing: Tensor, positions: Tensor | None) -> Tensor:
-    """The constants alone where a norm follows the embedding: the norm reads them with the patches."""
+def _constants(whole: ViT) -> Float[Tensor, "1 T D"]:
+    """What is the same for all images where the blocks begin, but for a norm before them, which reads the patches."""
+    nothing = torch.zeros(1, whole.config.patches, whole.config.width, dtype=torch.float64)
     norm, whole.norm_before = whole.norm_before, nn.Identity()
-    joined = whole.join(nothing, positions)
+    joined = whole.join(nothing, whole.positions(nothing))
     whole.norm_before = norm
     return joined
 

@@ -157,9 +157,10 @@ def test_pointing_and_overlap() -> None:
     mask = torch.zeros(1, 4, 6, dtype=torch.bool)
     mask[0, 1:3, 2:4] = True
     inside, outside = mask.double(), (~mask).double()
-    assert measure.pointing(inside, mask).tolist() == [True]
-    assert measure.pointing(outside, mask).tolist() == [False]
-    assert measure.pointing(outside, torch.ones_like(mask)).tolist() == [True]
+    assert measure.pointing(inside, mask).tolist() == [1.0]
+    assert measure.pointing(outside, mask).tolist() == [0.0]
+    assert measure.pointing(outside, torch.ones_like(mask)).tolist() == [1.0]
+    assert measure.pointing(torch.zeros_like(inside), mask).tolist() == [pytest.approx(4 / 24)]  # flat: no hit
     assert measure.overlap(inside, mask).tolist() == [1.0]
     assert measure.overlap(outside, mask).tolist() == [0.0]
 
