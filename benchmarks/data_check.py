@@ -23,8 +23,10 @@ import struct
 import tempfile
 import time
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean, stdev
 
 import numpy as np
 import torch
@@ -41,6 +43,7 @@ from vitrail.weights.load import load_weights
 
 FLIPPED, COPIED = 0.02, 0.01
 BROKEN = (0.01, 0.2)
+WAYS = ("deleted", "quarantined", "replaced")
 
 
 @dataclass
@@ -194,11 +197,11 @@ def find_broken(data: Path, share: float, seed: int) -> dict[str, float]:
     }
 
 
-def train_broken(share: float, epochs: int, seed: int) -> dict[str, object]:
+def train_broken(share: float, epochs: int, seed: int, ways: Sequence[str] = WAYS) -> dict[str, dict[str, object]]:
     """Held-out top-1 on digits, a share of whose training files are broken, for each way to deal with them."""
     random = np.random.default_rng(seed)
     digits = open_dataset("digits")
-    scores: dict[str, object] = {}
+    scores: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         train_positions = digits.splits["train"]
@@ -221,11 +224,31 @@ def train_broken(share: float, epochs: int, seed: int) -> dict[str, object]:
             ("quarantined", "broken", [f"quarantine={listed}"]),
             ("replaced", "broken", ["max_broken=1.0"]),
         ):
+            if way not in ways:
+                continue
             out = root / "runs" / way
             result = train(root / folder, out=out, seed=seed, overrides=settings + more, notify=lambda news: None)
             weights = hashlib.sha256((out / "model" / "model.safetensors").read_bytes()).hexdigest()
             scores[way] = {"top1": result.report.top1, "sha256": weights}
     return scores
+
+
+def train_seeds(share: float, epochs: int, seeds: Sequence[int]) -> dict[str, object]:
+    """Top-1 without the broken files and with them left in place, each seed with its own broken files and run, and the
+    difference in points, with the spread that the clean runs have among themselves."""
+    rows = []
+    for seed in seeds:
+        found = train_broken(share, epochs, seed, ("deleted", "replaced"))
+        rows.append({way: float(str(found[way]["top1"])) for way in found})
+        print(f"digits, {share:.0%} broken, seed {seed}: {json.dumps(rows[-1])}", flush=True)
+    gaps = [100 * (row["replaced"] - row["deleted"]) for row in rows]
+    clean = [100 * row["deleted"] for row in rows]
+    return {
+        "runs": rows,
+        "mean_difference": mean(gaps),
+        "standard_error": stdev(gaps) / len(gaps) ** 0.5,
+        "spread_of_clean_runs": stdev(clean),
+    }
 
 
 def main() -> None:
@@ -235,8 +258,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--features", type=Path, help="where features are kept between runs (.npz)")
     parser.add_argument("--epochs", type=int, default=20, help="of the trainings on digits")
+    parser.add_argument("--training-seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6], help="of those trainings")
+    parser.add_argument("--only-training", action="store_true", help="the trainings with broken digits, nothing else")
     parser.add_argument("--out", type=Path, default=Path("data_check.json"))
     options = parser.parse_args()
+    if options.only_training:
+        made = {f"{share:.0%}": train_seeds(share, options.epochs, options.training_seeds) for share in BROKEN}
+        print(json.dumps(made, indent=2))
+        options.out.write_text(json.dumps(made, indent=2) + "\n")
+        return
     eyes, source = Eyes(options.weights, options.features), str(options.weights)
     untouched = open_dataset(options.data)
     began = time.perf_counter()

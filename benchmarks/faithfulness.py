@@ -2,17 +2,18 @@
 
     python benchmarks/faithfulness.py DATA WEIGHTS --out faithfulness.jsonl
 
-The class asked about is the one the model predicts. A line of the file is one method on one batch of 25 photos; what
-stands there is not computed again, so a run that was stopped goes on. The table is printed at the end. Methods that
-take hundreds of passes a map are measured on the first batch alone, and every number is held against random maps of the
-same photos. Maps are made in float32; the passes of the curves and of SaCo are made in bfloat16, and the line `check`
-says how far that moves their means. The machine is written into the file.
+The class asked about is the one the model predicts. A line of the file is one method on one batch of 20 photos; what
+stands there is not computed again, so a run that was stopped goes on. All photos are measured with patches dropped from
+the sequence; the first batch with the mean colour and the blurred image in their place too, and with SaCo; methods that
+take many passes a map on half of the first batch. Random maps are of the same photos. Maps are made in float32, those
+of FORWARD and the passes of curves and SaCo in bfloat16; the line `check` says how far that moves their means.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -24,17 +25,19 @@ from vitrail.data.loader import EvaluationPass
 from vitrail.data.sources import open_dataset
 from vitrail.data.stores import Subset
 from vitrail.explain import faithfulness as measure
-from vitrail.explain.attention import Maps
 from vitrail.explain.catalog import METHODS
+from vitrail.explain.cells import Maps
 from vitrail.models.vit import ViT
 from vitrail.report import machine
 from vitrail.weights.load import load_weights
 
-BATCH = 25
-SLOW = ("smooth_gradient", "integrated_gradients", "occlusion", "rise")  # hundreds of passes a map
-POINTS = {"drop": 7, "mean": 4, "blur": 4}  # of each curve, both ends included
-RANDOM = 4  # random maps of each photo
-CHECKED = 8  # photos of the sanity check, and of the comparison of bfloat16 with float32
+BATCH = 20
+SLOW = ("integrated_gradients", "smooth_gradient", "rise", "occlusion")  # many passes a map
+FORWARD = ("rise", "occlusion")  # of these, those without gradients: their passes are in bfloat16 too
+POINTS = {"drop": 5, "mean": 3, "blur": 3}  # of each curve, both ends included
+RANDOM = 3  # random maps of each photo
+FEW = 10  # photos of the slow methods and of SaCo
+CHECKED = 5  # of the sanity check, and of the comparison of bfloat16 with float32
 CASCADE = (4, 12)  # blocks that are random, beside head and final norm
 
 
@@ -44,11 +47,13 @@ def file_of(path: Path) -> dict[str, dict[str, object]]:
     return {row["name"]: row for row in map(json.loads, lines)}
 
 
-def auc(model: ViT, images: Tensor, classes: Tensor, maps: Maps, ends: dict[str, measure.Ends]) -> dict[str, object]:
+def auc(model: ViT, photos: "Photos", maps: Maps) -> dict[str, object]:
     """Areas under the curves, one a photo."""
     found: dict[str, object] = {}
-    for baseline, points in POINTS.items():
-        curves = measure.curves(model, images, classes, maps, baseline, points, ends[baseline])  # type: ignore[arg-type]
+    images, classes = photos.images[: len(maps)].to(next(model.parameters())), photos.classes[: len(maps)]
+    for baseline, known in photos.ends.items():
+        ends = measure.Ends(known.whole[: len(maps)], known.empty[: len(maps)])
+        curves = measure.curves(model, images, classes, maps, baseline, POINTS[baseline], ends)
         found[f"deletion {baseline}"] = curves.deletion_auc.float().tolist()
         found[f"insertion {baseline}"] = curves.insertion_auc.float().tolist()
     return found
@@ -66,71 +71,94 @@ def sanity(model: ViT, images: Tensor, classes: Tensor, method: Callable[..., Ma
     return [float(measure.spearman(original, other).mean()) for other in others]
 
 
-def measured(model: ViT, fast: ViT, images: Tensor, name: str, number: int) -> dict[str, object]:
+@dataclass(frozen=True)
+class Photos:
+    """A batch, the classes the model predicts, and where the curves begin and end."""
+
+    number: int
+    images: Tensor
+    classes: Tensor
+    ends: dict[measure.Baseline, measure.Ends]
+
+
+@torch.no_grad()
+def prepared(model: ViT, fast: ViT, images: Tensor, number: int) -> Photos:
+    classes = model(images).argmax(dim=1)
+    half, which = images.to(next(fast.parameters())), POINTS if number == 0 else ("drop",)
+    return Photos(number, images, classes, {b: measure.ends(fast, half, classes, b) for b in which})
+
+
+def measured(model: ViT, fast: ViT, photos: Photos, name: str) -> dict[str, object]:
     """One method on one batch."""
-    half, classes = images.bfloat16(), predicted(model, images)
-    ends = {b: measure.ends(fast, half, classes, b) for b in POINTS}  # type: ignore[arg-type]
+    count = FEW if name in SLOW else len(photos.images)
+    images, classes = photos.images[:count], photos.classes[:count]
     kind, _, seed = name.partition(" ")
-    method = partial(METHODS[kind].method, seed=int(seed) + 100 * number) if seed else METHODS[kind].method
+    method = METHODS[kind].method
+    if seed:
+        method = partial(method, seed=int(seed) + 100 * photos.number)
     began, clock = time.process_time(), time.perf_counter()
-    maps = method(model, images, classes)
-    busy, spent = (
-        (now - then) / len(images) for now, then in ((time.process_time(), began), (time.perf_counter(), clock))
-    )
-    row = {"processor_seconds": busy, "seconds": spent, **auc(fast, half, classes, maps, ends)}
-    if number == 0:
-        row["saco"] = saco(fast, half, classes, maps)
-        row["sanity"] = sanity(model, images[:CHECKED], classes[:CHECKED], method) if name not in SLOW else None
+    maps = method(fast, images.bfloat16(), classes).float() if name in FORWARD else method(model, images, classes)
+    busy, spent = (time.process_time() - began) / count, (time.perf_counter() - clock) / count
+    row = {"processor_seconds": busy, "seconds": spent, **auc(fast, photos, maps)}
+    if photos.number == 0:
+        row["saco"] = saco(fast, images[:FEW].bfloat16(), classes[:FEW], maps[:FEW])
+        row["sanity"] = None if name in SLOW else sanity(model, images[:CHECKED], classes[:CHECKED], method)
     return row
 
 
-@torch.inference_mode()
-def predicted(model: ViT, images: Tensor) -> Tensor:
-    return model(images).argmax(dim=1)
-
-
 def checked(model: ViT, fast: ViT, images: Tensor) -> dict[str, object]:
-    """Mean areas under the curves of rollout and relevance in float32 and in bfloat16."""
-    images, rows = images[:CHECKED], {}
-    classes = predicted(model, images)
-    for name in ("rollout", "relevance"):
-        maps = METHODS[name].method(model, images, classes)
-        for kind, network, x in (("float32", model, images), ("bfloat16", fast, images.bfloat16())):
-            ends = {b: measure.ends(network, x, classes, b) for b in POINTS}  # type: ignore[arg-type]
-            rows[f"{name} {kind}"] = {k: fmean(v) for k, v in auc(network, x, classes, maps, ends).items()}  # type: ignore[arg-type]
+    """Mean areas under the curves of two methods in float32 and in bfloat16."""
+    rows: dict[str, object] = {}
+    for kind, network in (("float32", model), ("bfloat16", fast)):
+        photos = prepared(model, network, images[:CHECKED], 0)
+        for name in ("rollout", "input_gradient"):
+            maps = METHODS[name].method(model, photos.images, photos.classes)
+            rows[f"{name} {kind}"] = {k: fmean(v) for k, v in auc(network, photos, maps).items()}  # type: ignore[arg-type]
     return rows
 
 
-def table(rows: dict[str, dict[str, object]], batches: range) -> str:
-    """Means over the photos of the batches, a method a line; of random maps the lowest and the highest."""
-    columns = [f"{way} {b}" for b in POINTS for way in ("deletion", "insertion")]
-    lines = ["| method | photos | " + " | ".join(columns) + " | SaCo | rank correlation | s a map |"]
-    lines.append("|---" * (len(columns) + 5) + "|")
-    means: dict[str, dict[str, float]] = {}
-    names = [n for n in METHODS if n != "random"] + [f"random {i}" for i in range(RANDOM)]
-    for name in names:
-        found = [rows[f"{name}/{b}"] for b in batches if f"{name}/{b}" in rows]
-        if len(found) == len(batches):
-            means[name] = {c: fmean(v for row in found for v in row[c]) for c in columns}  # type: ignore[attr-defined]
-            means[name]["SaCo"] = fmean(rows[f"{name}/0"]["saco"])  # type: ignore[arg-type]
-            cells = [f"{v:.3f}" for v in means[name].values()]
-            falls = rows[f"{name}/0"]["sanity"]
-            cells.append(", ".join(f"{v:.2f}" for v in falls) if isinstance(falls, list) else "not measured")
-            cells.append(f"{fmean(row['processor_seconds'] for row in found):.2f}")  # type: ignore[arg-type, misc]
-            if not name.startswith("random"):
-                lines.append(f"| {name} | {len(batches) * BATCH} | " + " | ".join(cells) + " |")
-    random = [m for n, m in means.items() if n.startswith("random")]
-    if random:
-        band = [f"{min(m[c] for m in random):.3f} to {max(m[c] for m in random):.3f}" for c in [*columns, "SaCo"]]
-        lines.append(f"| {len(random)} random maps | {len(batches) * BATCH} | " + " | ".join(band) + " | | |")
-    return "\n".join(lines)
+def table(rows: dict[str, dict[str, object]], batches: range, baselines: tuple[str, ...], count: int) -> str:
+    """Means over the first `count` photos of each of the batches, a method a line; of random maps the lowest and the
+    highest. What is not better than every random map has a star."""
+    columns = [f"{way} {b}" for b in baselines for way in ("deletion", "insertion")]
+    found: dict[str, dict[str, float]] = {}
+    for name in [*(f"random {i}" for i in range(RANDOM)), *(n for n in METHODS if n != "random")]:
+        lines = [rows[f"{name}/{b}"] for b in batches if f"{name}/{b}" in rows]
+        if len(lines) == len(batches) and all(len(line[columns[0]]) >= count for line in lines):  # type: ignore[arg-type]
+            found[name] = {c: fmean(v for line in lines for v in line[c][:count]) for c in columns}  # type: ignore[index]
+            if count == FEW:
+                found[name]["SaCo"] = fmean(lines[0]["saco"])  # type: ignore[arg-type]
+    random = [row for name, row in found.items() if name.startswith("random")]
+    measures = list(random[0])
+    text = [f"| {len(batches) * count} photos | " + " | ".join(measures) + " |", "|---" * (len(measures) + 1) + "|"]
+    for name, row in found.items():
+        if not name.startswith("random"):
+            edge = {m: (min if "deletion" in m else max)(r[m] for r in random) for m in measures}
+            inside = {m: row[m] >= edge[m] if "deletion" in m else row[m] <= edge[m] for m in measures}
+            text.append(f"| {name} | " + " | ".join(f"{row[m]:.3f}{' *' * inside[m]}" for m in measures) + " |")
+    band = (f"{min(r[m] for r in random):.3f} to {max(r[m] for r in random):.3f}" for m in measures)
+    return "\n".join([*text, f"| {len(random)} random maps | " + " | ".join(band) + " |"])
+
+
+def costs(rows: dict[str, dict[str, object]]) -> str:
+    """Rank correlation of the sanity check and processor time of each method, of the first batch."""
+    text = [
+        f"| method | rank correlation, {CASCADE[0]} and {CASCADE[1]} blocks random | processor time a map |",
+        "|---|---|---|",
+    ]
+    for name in [*METHODS, "random 0"]:
+        if (row := rows.get(f"{name}/0")) is not None:
+            falls = row["sanity"]
+            shown = ", ".join(f"{v:.2f}" for v in falls) if isinstance(falls, list) else "not measured"
+            text.append(f"| {name} | {shown} | {row['processor_seconds']:.2g} s |")
+    return "\n".join(text)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("weights", type=Path, help="a class-token or pooled Vision Transformer")
-    parser.add_argument("--batches", type=int, default=4, help="of 25 photos each, evenly spread over the data")
+    parser.add_argument("--batches", type=int, default=5, help="of 20 photos each, evenly spread over the data")
     parser.add_argument("--out", type=Path, default=Path("faithfulness.jsonl"))
     options = parser.parse_args()
     loaded = load_weights(options.weights)
@@ -149,18 +177,23 @@ def main() -> None:
             file.write(json.dumps(rows[name]) + "\n")
         print(name, flush=True)
 
-    if "check" not in rows:
-        facts = machine(torch.device("cpu"), "float32 and bfloat16").model_dump(mode="json")
-        write("check", {"machine": facts, "threads": torch.get_num_threads(), **checked(model, fast, photos[0])})
     names = [f"random {i}" for i in range(RANDOM)] + [n for n in METHODS if n not in ("random", *SLOW)]
     work = [(name, b) for b in range(len(photos)) for name in names]
     work[len(names) : len(names)] = [(name, 0) for name in SLOW]
+    ready: Photos | None = None
     for name, number in work:
         if f"{name}/{number}" not in rows:
-            write(f"{name}/{number}", measured(model, fast, photos[number], name, number))
-    print(json.dumps({k: v for k, v in rows["check"].items() if k != "name"}, indent=1))
-    for batches in (range(len(photos)), range(1)):
-        print(table(rows, batches), end="\n\n")
+            if ready is None or ready.number != number:
+                ready = prepared(model, fast, photos[number], number)
+            write(f"{name}/{number}", measured(model, fast, ready, name))
+    if "check" not in rows:
+        facts = machine(torch.device("cpu"), "float32 and bfloat16").model_dump(mode="json")
+        write("check", {"machine": facts, "threads": torch.get_num_threads(), **checked(model, fast, photos[0])})
+    print(json.dumps(rows["check"], indent=1))
+    everything: tuple[str, ...] = tuple(POINTS)
+    for part in ((range(len(photos)), ("drop",), BATCH), (range(1), everything, BATCH), (range(1), everything, FEW)):
+        print(table(rows, *part), end="\n\n")
+    print(costs(rows))
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from torch.nn import functional
 
 from vitrail.config import OptimConfig, ViTConfig
 from vitrail.explain import faithfulness as measure
-from vitrail.explain.attention import Maps
 from vitrail.explain.catalog import METHODS
+from vitrail.explain.cells import Maps
 from vitrail.models.vit import ViT
 from vitrail.train.loop import train_steps
 from vitrail.train.optim import make_optimizer
@@ -124,7 +124,7 @@ def measured(model: ViT, test: Glyphs, maps: Maps) -> Row:
     with torch.inference_mode():
         found = measure.curves(model, test.images, test.labels, maps)
     return {
-        "pointing": float(measure.pointing(maps, test.masks).double().mean()),
+        "pointing": float(measure.pointing(maps, test.masks).mean()),
         "miou": float(measure.overlap(maps, test.masks).mean()),
         "deletion": float(found.deletion_auc.mean()),
         "insertion": float(found.insertion_auc.mean()),

@@ -1,5 +1,6 @@
 """What every test shares: the folder of photos and weights that lies beside a developer's checkout, where it exists."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -11,6 +12,14 @@ if (
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where engines keep what they build, in place of the user's own; processes that tests start see it too."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["VITRAIL_CACHE"] = str(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

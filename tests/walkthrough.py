@@ -128,7 +128,7 @@ class Truth:
         chance = [random_map(self.model, self.images, target, seed)[0] for seed in range(1, 9)]
         every = torch.stack([*self.maps(), *chance])
         many = self.images.expand(len(every), -1, -1, -1)
-        return curves(self.model, many, target.expand(len(every)), every, points=11)
+        return curves(self.model, many, target.expand(len(every)), every, points=9)
 
     def _block(self, number: int, part: str, place: tuple[int, ...]) -> Tensor:
         attention = self.run.blocks[number].attention[0].double()
@@ -271,7 +271,8 @@ def _ends(values: Tensor) -> list[float]:
 
 def _agreement(maps: list[Tensor]) -> Tensor:
     """Rank correlation, by its definition: the correlation of the ranks."""
-    ranks = torch.stack([m.flatten().argsort().argsort().double() for m in maps])
+    ranks = torch.stack([(m.flatten() > m.flatten()[:, None]).double().sum(0) for m in maps])
+    ranks += torch.stack([(m.flatten() == m.flatten()[:, None]).double().sum(0) for m in maps]) / 2
     flat = torch.stack([m.flatten().std() == 0 for m in maps])
     found = torch.corrcoef(ranks)
     found[flat], found[:, flat] = 0.0, 0.0

@@ -13,18 +13,21 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vitrail.engines.catalog import load
     from vitrail.evaluate import evaluate
-    from vitrail.inference import Classifier, load
+    from vitrail.inference import Classifier
+    from vitrail.jobs.predictor import Predictor
     from vitrail.models.trace import trace
     from vitrail.models.vit import ViT
     from vitrail.train import train
 
 __version__ = "0.1.0"
-__all__ = ["Classifier", "ViT", "evaluate", "load", "trace", "train"]
+__all__ = ["Classifier", "Predictor", "ViT", "evaluate", "load", "trace", "train"]
 
 _HOMES = {
     "Classifier": "vitrail.inference",
-    "load": "vitrail.inference",
+    "load": "vitrail.engines.catalog",
+    "Predictor": "vitrail.jobs.predictor",
     "evaluate": "vitrail.evaluate",
     "train": "vitrail.train",
     "ViT": "vitrail.models.vit",

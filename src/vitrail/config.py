@@ -228,6 +228,7 @@ class Preprocess(Config):
     )
     antialias: bool = True
     odd_margin: Literal["even", "down"] = "even"  # half a pixel beside a crop: torchvision's way | transformers'
+    jpeg: Literal["scaled", "full"] = "scaled"  # large JPEGs decoded smaller, faster (preprocess.jpeg_divisor) | whole
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 

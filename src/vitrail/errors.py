@@ -9,6 +9,7 @@ VitrailError
     │   └── WorkerDied   a process that reads images was killed; what was computed can be kept
     ├── ImageError       one image cannot be decoded; `.reason` is short
     ├── WeightsError     a weights file or model folder cannot be loaded
+    ├── GateError        an export computes too far from its model
     ├── MissingExtra     an optional package is not installed; names the pip command
     └── StorageError     a file cannot be written (permissions, disk full)
 """
@@ -45,6 +46,10 @@ class WorkerDied(DataError):
 
 class WeightsError(UserError):
     """A weights file or model folder cannot be loaded as asked."""
+
+
+class GateError(UserError):
+    """An export computes too far from the model it was made of."""
 
 
 class StorageError(UserError):

@@ -1,9 +1,9 @@
 """The Classifier: a model with the preprocessing and the labels that belong to its weights."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from vitrail.config import Preprocess
 from vitrail.data.decode import DecodePolicy, decode
-from vitrail.data.preprocess import Fitted, fit, preprocess, to_model
-from vitrail.errors import ImageError, WeightsError
+from vitrail.data.preprocess import Fitted, to_model
+from vitrail.data.stream import fit_any, fitted_batches, read_bytes
+from vitrail.errors import WeightsError
 from vitrail.models.build import Network
 from vitrail.types import ImageLike, Images, LabelSet, Logits, Pixels, Prediction
 from vitrail.weights.load import load_weights
@@ -20,6 +21,7 @@ from vitrail.weights.load import load_weights
 TOP, THRESHOLD = 5, 0.5  # classes named where there is one an image; probability from which where there are several
 
 
+@runtime_checkable
 class Engine(Protocol):
     """What computes the logits of a Classifier; `name` says which, as in `openvino-bfloat16`."""
 
@@ -66,14 +68,18 @@ class Classifier:
         """Logits (B K) on the CPU of pixels that `fit` has brought to the model's size, by the engine."""
         return self.logits(to_model(pixels, self.preprocess)) if self.engine is None else self.engine(pixels)
 
+    def decode_whole(self) -> None:
+        """From now on decode JPEGs at their full size, however large (see Preprocess.jpeg)."""
+        self.preprocess = self.preprocess.model_copy(update={"jpeg": "full"})
+
     def fit(self, image: ImageLike, policy: DecodePolicy | None = None) -> Fitted:
         """A file, its bytes, or decoded pixels (3 H W, uint8), decoded, resized and cropped. ImageError if
         unreadable."""
-        return fit(self.pixels(image, policy), self.preprocess)
+        return fit_any(image, self.preprocess, policy)
 
     def prepare(self, image: ImageLike, policy: DecodePolicy | None = None) -> Float[Tensor, "3 H W"]:
         """The model's input for a file, its bytes, or decoded pixels (3 H W, uint8). ImageError if unreadable."""
-        return preprocess(self.pixels(image, policy), self.preprocess)
+        return to_model(self.fit(image, policy), self.preprocess)
 
     def probabilities(self, logits: Logits) -> Float[Tensor, "B K"]:
         """Of each class, in float64: shares of one where an image has one class, each on its own where it may have
@@ -102,28 +108,24 @@ class Classifier:
         top: int | None = None,
         batch_size: int = 32,
         threshold: float | None = None,
-    ) -> Iterator[Prediction]:
-        """`predict` image by image, in order, holding one batch in memory."""
+        workers: int | None = None,
+    ) -> Generator[Prediction, None, None]:
+        """`predict` image by image, in order, holding a few batches in memory.
+
+        While the model computes, the next images are decoded: by `workers` processes (0 for none; by default one a
+        core, up to eight, for 64 images and more), else by threads. Raises WorkerDied where one is killed.
+        """
         several = self.labels.multilabel
         top = (len(self.labels) if several else TOP) if top is None else top
         threshold = (THRESHOLD if several else 0.0) if threshold is None else threshold
-        for start, batch in enumerate(_batches(images, batch_size)):
-            names = [_name(image, start * batch_size + i) for i, image in enumerate(batch)]
-            inputs: list[Tensor | str] = [self._prepare_or_reason(image) for image in batch]
-            ready = [x for x in inputs if isinstance(x, Tensor)]
-            logits = self.scores(torch.stack(ready)) if ready else torch.empty(0, len(self.labels))
-            rows = iter(self.probabilities(logits))
-            for name, value in zip(names, inputs, strict=True):
-                if isinstance(value, str):
-                    yield Prediction(name, error=value)
-                else:
-                    yield self._ranked(name, next(rows), top, threshold)
-
-    def _prepare_or_reason(self, image: ImageLike) -> Tensor | str:
-        try:
-            return self.fit(image)
-        except ImageError as error:
-            return error.reason
+        start = 0
+        with closing(fitted_batches(images, self.preprocess, batch_size, workers)) as batches:
+            for batch in batches:
+                names = [_name(image, at) for at, image in enumerate(batch.images, start)]
+                start += len(names)
+                rows = iter(self._ranked(batch.pixels, top, threshold))
+                for name, reason in zip(names, batch.reasons, strict=True):
+                    yield Prediction(name, *next(rows)) if reason is None else Prediction(name, error=reason)
 
     def pixels(self, image: ImageLike, policy: DecodePolicy | None = None) -> Pixels:
         """The decoded pixels (3 H W, uint8) of a file or its bytes. ImageError if unreadable."""
@@ -131,11 +133,17 @@ class Classifier:
             return image
         return decode(image if isinstance(image, bytes) else read_bytes(Path(image)), policy or DecodePolicy())
 
-    def _ranked(self, name: str, probabilities: Float[Tensor, " K"], top: int, threshold: float) -> Prediction:
-        values, indices = probabilities.topk(min(top, len(probabilities)))
-        indices, values = indices[values >= threshold], values[values >= threshold]
-        order = tuple(int(i) for i in indices)
-        return Prediction(name, tuple(self.labels.names[i] for i in order), order, tuple(float(v) for v in values))
+    def _ranked(self, pixels: UInt8[Tensor, "B 3 H W"], top: int, threshold: float) -> Iterator["_Ranking"]:
+        """Labels, indices and probabilities of the most probable classes of each image, best first."""
+        if not len(pixels):
+            return
+        values, indices = self.probabilities(self.scores(pixels)).topk(min(top, len(self.labels)))
+        for shares, order in zip(values.tolist(), indices.tolist(), strict=True):
+            named = sum(share >= threshold for share in shares)  # they descend
+            yield tuple(self.labels.names[i] for i in order[:named]), tuple(order[:named]), tuple(shares[:named])
+
+
+_Ranking: TypeAlias = tuple[tuple[str, ...], tuple[int, ...], tuple[float, ...]]
 
 
 def load(source: str | Path, model: str | None = None, device: str | None = None) -> Classifier:
@@ -147,20 +155,6 @@ def load(source: str | Path, model: str | None = None, device: str | None = None
         raise WeightsError(f"{source} has no head, so it cannot classify; train one with `vitrail train --weights`")
     labels = loaded.labels or LabelSet(tuple(f"class {i}" for i in range(classes)))
     return Classifier(loaded.model, loaded.preprocess, labels, loaded.record, device)
-
-
-def read_bytes(path: Path) -> bytes:
-    """A file's bytes; ImageError with a short reason where it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError((error.strerror or str(error)).lower()) from error
-
-
-def _batches(items: Iterable[ImageLike], size: int) -> Iterator[list[ImageLike]]:
-    rest = iter(items)
-    while batch := list(islice(rest, size)):
-        yield batch
 
 
 def _name(image: ImageLike, position: int) -> str:

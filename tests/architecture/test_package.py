@@ -12,7 +12,7 @@ import vitrail
 
 ROOT = Path(__file__).parents[2]
 
-PUBLIC = ["Classifier", "ViT", "evaluate", "load", "trace", "train"]
+PUBLIC = ["Classifier", "Predictor", "ViT", "evaluate", "load", "trace", "train"]
 
 BLOCKED = ("torchvision", "matplotlib", "pyarrow", "sklearn", "timm", "transformers", "scipy", "pandas")
 
@@ -126,6 +126,7 @@ def test_everything_imported_is_declared() -> None:
         "jaxtyping",
     }
     extras = {"torchvision", "matplotlib", "pyarrow", "sklearn", "cleanlab"}
+    extras |= {"openvino", "nncf", "onnx", "onnxruntime", "onnxscript"}
     compared = {"timm", "transformers", "open_clip"}  # with conversions, where they are installed: see libraries.py
     brought = {"rich", "markupsafe"}  # by cyclopts and by jinja2, which are made of them
     found = set()

@@ -15,8 +15,10 @@ import vitrail
 from pictures import class_folders
 from vitrail.errors import ConfigError
 from vitrail.inference import load
+from vitrail.train.job import decide
 from vitrail.train.progress import Progress
-from vitrail.train.run import train
+from vitrail.train.run import new_state, train
+from vitrail.train.state import DamagedCheckpoint, load_checkpoint
 from vitrail.weights.checkpoint import read_record
 
 SHAPE = ("width=8", "depth=2", "heads=2", "mlp_dim=8")
@@ -91,11 +93,22 @@ def test_a_lora_run_continues_bit_for_bit(step: int, images: Path, start: Path, 
     assert results(tmp_path / "run") == results(whole)
     frozen = "blocks.0.attention.qkv.parametrizations.weight.original"
     newest = max((whole / "checkpoints").iterdir())
-    assert torch.equal(
-        load_file(newest / "weights.safetensors")[frozen],
-        load(start).model.state_dict()["blocks.0.attention.qkv.weight"],
-    )
-    assert not any(frozen in name for name in load_file(newest / "moments.safetensors"))
+    kept = {name: load_file(newest / f"{name}.safetensors") for name in ("weights", "average", "moments")}
+    assert not any(frozen in name for tensors in kept.values() for name in tensors)
+    for name in ("weights", "average"):
+        assert sum(tensor.numel() for tensor in kept[name].values()) == 411, sorted(kept[name])
+
+
+def test_a_checkpoint_of_other_frozen_weights_is_passed_over(images: Path, start: Path, tmp_path: Path) -> None:
+    folder = run(images, tmp_path / "run", *LORA, weights=start)
+    newest = max((folder / "checkpoints").iterdir())
+    job = decide(images, None, start, None, tmp_path / "other", 0, [*QUICK, *LORA], lambda news: None)
+    state = new_state(job)
+    load_checkpoint(newest, state)
+    with torch.no_grad():
+        state.model.get_parameter("blocks.0.mlp.fc1.bias").add_(1.0)
+    with pytest.raises(DamagedCheckpoint, match="it was made with other frozen weights"):
+        load_checkpoint(newest, state)
 
 
 DISTILL = ("distill.kind=soft", "distill.weight=0.7", "distill.temperature=2", "model.distillation_token=true")

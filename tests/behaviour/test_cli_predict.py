@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,88 @@ def test_a_reader_that_goes_away_is_quiet(model_folder: Path, photos: Path) -> N
     assert done.returncode == 141
 
 
+def test_out_writes_a_file_and_goes_on(model_folder: Path, mixed: Path, tmp_path: Path, capsys: Capture) -> None:
+    pyarrow = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "answers.parquet"
+    command = ["predict", str(model_folder), str(mixed), "--out", str(out)]
+    assert main(command) == 0
+    said, complaints = capsys.readouterr()
+    assert said.startswith(f"{out}: 5 images, 3 of them unreadable; ")
+    assert [line.split(":")[1].strip() for line in complaints.splitlines()] == [
+        str(mixed / name) for name in ("cut.png", "empty.png", "text.jpg")
+    ]
+    rows = pyarrow.read_table(out).to_pylist()
+    expected = vitrail.load(model_folder).predict(sorted(p for p in mixed.iterdir() if p.suffix != ".txt"))
+    assert [(row["image"], row["label"], row["error"]) for row in rows] == [
+        (p.id, p.labels[0] if p.labels else None, p.error) for p in expected
+    ]
+    assert main(command) == 0
+    assert capsys.readouterr().out == f"{out}: done before, 5 images, 3 of them unreadable\n"
+    assert main([*command, "--top", "1"]) == 2
+    assert capsys.readouterr().err == (
+        f"vitrail: {out} was made with another --top: give the same again, name another file, or start anew with "
+        "--fresh\n"
+    )
+    assert main([*command, "--top", "1", "--fresh"]) == 0
+
+
+def test_parts_of_a_job_have_files_of_their_own(
+    model_folder: Path, photos: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    command = ["predict", str(model_folder), str(photos), "--top", "1", "--out", str(tmp_path / "a.csv")]
+    for part in ("2/3", "1/3", "3/3"):
+        assert main([*command, "--part", part]) == 0
+    rows = [
+        row["image"]
+        for number in (1, 2, 3)
+        for row in csv.DictReader((tmp_path / f"a-{number}-of-3.csv").read_text().splitlines())
+    ]
+    assert rows == [str(path) for path in sorted(photos.rglob("*.png"))]
+
+
+def test_a_killed_job_goes_on(model_folder: Path, photos: Path, tmp_path: Path) -> None:
+    """The real thing once; benchmarks/predict_kills.py does it at twenty random moments."""
+    images = tmp_path / "many"
+    images.mkdir()
+    for number in range(12_000):
+        os.link(photos / "red" / "red0.png", images / f"{number:05d}.png")
+    out = tmp_path / "answers.jsonl"
+    command = [sys.executable, "-m", "vitrail", "predict", str(model_folder), str(images), "--out", str(out)]
+    with subprocess.Popen([*command, "--top", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("answers.jsonl.parts/0*")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+    assert not out.exists()
+    deadline = time.monotonic() + 20  # the processes that read images follow the one that was killed
+    while any(os.fsencode(images) in _command(process) for process in Path("/proc").glob("[0-9]*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    done = subprocess.run([*command, "--top", "1"], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("vitrail: going on after ")
+    rows = [json.loads(line)["image"] for line in out.read_text().splitlines()]
+    assert rows == [str(images / f"{number:05d}.png") for number in range(12_000)]
+
+
+def _command(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:  # it ended meanwhile
+        return b""
+
+
+def test_parquet_without_its_package_is_a_pip_command(
+    model_folder: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert main(["predict", str(model_folder), str(photos), "--out", "answers.parquet"]) == 2
+    assert capsys.readouterr().err == (
+        "vitrail: writing Parquet needs the package pyarrow: pip install 'vitrail[parquet]'\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -134,6 +217,13 @@ def test_a_reader_that_goes_away_is_quiet(model_folder: Path, photos: Path) -> N
         (["{model}", "{empty}"], "{empty} holds no images"),
         (["{model}", "{photos}", "--json", "{photos}"], "cannot write {photos}: it is a folder; name a file"),
         (["{model}", "{photos}", "--json", "-", "--csv", "-"], "--json - and --csv - would mix on stdout"),
+        (["{model}", "{photos}", "--out", "x.txt"], "--out should end in .parquet, .csv, .jsonl, found 'x.txt'"),
+        (["{model}", "{photos}", "--out", "-"], "--out should be a file, which can be continued, not stdout"),
+        (["{model}", "{photos}", "--out", "a.csv", "--json", "b"], "--out writes as the images come"),
+        (["{model}", "{photos}", "--fresh"], "--fresh goes with --out FILE"),
+        (["{model}", "{photos}", "--part", "1/2"], "--part goes with --out FILE"),
+        (["{model}", "{photos}", "--out", "a.csv", "--part", "3/2"], "--part should be I/N with I from 1 to N, as in"),
+        (["{model}", "{photos}", "--workers", "-1"], "--workers should be at least 0, found -1"),
         (["{empty}/model", "{photos}"], "no weights at '{empty}/model'"),
         (["{empty}", "{photos}"], "{empty} holds no model.safetensors"),
         (["{model}", "{photos}", "--model", "B/61"], "unknown model 'B/61'; did you mean 'B/16'"),

@@ -1,28 +1,15 @@
 """The benchmarks for a GPU run here in their small variants, and the variation of images on the device does what it
 says."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
 from pictures import class_folders
-
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
-
-def program(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where its dataclasses look
-    spec.loader.exec_module(module)
-    return module
-
+from programs import program
 
 cifar = program("cifar10_scratch")
 STILL = dict(pad=0, flip=0.0, draws=0, strength=0.0, cut_out=0.0)

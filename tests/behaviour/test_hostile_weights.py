@@ -233,14 +233,6 @@ SAFETENSORS_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def warm(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The first model that a process builds takes a second of imports, which no file is to blame for."""
-    path = tmp_path_factory.mktemp("sound") / "w.npz"
-    archive(path, sound(path))
-    load_weights(path)
-
-
 def refused(path: Path, text: str) -> None:
     """Loading ends in one sentence, in under a second of processor time, and leaves nothing behind."""
     before = sorted(p.name for p in path.parent.iterdir())

@@ -18,10 +18,13 @@ import cyclopts
 
 from vitrail import __version__
 from vitrail.cli.batch_find import batch_find
+from vitrail.cli.benchmark import benchmark
 from vitrail.cli.convert import convert
 from vitrail.cli.data import data
 from vitrail.cli.demo import demo
 from vitrail.cli.evaluate import evaluate
+from vitrail.cli.explain import explain
+from vitrail.cli.export import export
 from vitrail.cli.figures import figures
 from vitrail.cli.illustrate import illustrate
 from vitrail.cli.inspect import inspect
@@ -45,10 +48,13 @@ VERBS: tuple[Callable[..., None], ...] = (
     probe,
     report,
     predict,
+    explain,
     illustrate,
     trace,
     figures,
     convert,
+    export,
+    benchmark,
     inspect,
     models,
 )

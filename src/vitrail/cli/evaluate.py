@@ -6,16 +6,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from vitrail.cli.output import check, write
-from vitrail.cli.values import File, Name
+from vitrail.cli.values import Data, EngineName, File, Name, WholeJpegs
 
 
 def evaluate(
     model_source: Annotated[
         str, Parameter(name="MODEL", help="A run folder, a model folder, a weights file, or a Hugging Face id.")
     ],
-    data: Annotated[
-        str, Parameter(name="DATA", help="A folder of class folders, a CSV, JSONL or Parquet manifest, or `digits`.")
-    ],
+    data: Data,
     /,
     *,
     model: Annotated[Name | None, Parameter(help="Architecture of a bare weights file; see `vitrail models`.")] = None,
@@ -29,13 +27,14 @@ def evaluate(
     threshold: Annotated[
         float | None,
         Parameter(
-            metavar="SHARE",
-            help="Where images may have several classes: name one from this probability on (0.5).",
+            metavar="SHARE", help="Where images may have several classes: name one from this probability on (0.5)."
         ),
     ] = None,
     quarantine: Annotated[
         File | None, Parameter(help="Leave out the images on this list, which `vitrail data check` makes.")
     ] = None,
+    engine: EngineName = "torch",
+    whole_jpegs: WholeJpegs = False,
     json: Annotated[File | None, Parameter(help="Write the report as JSON to this file; - for stdout.")] = None,
     html: Annotated[File | None, Parameter(help="Write the report as one HTML page to this file.")] = None,
     csv: Annotated[
@@ -47,12 +46,14 @@ def evaluate(
     Classes of the data are matched to those of the model by name, never by place.
     """
     from vitrail.cli.progress import counting
+    from vitrail.engines.catalog import load
     from vitrail.evaluate import evaluate_each, open_as_trained, picture_mistakes, render
     from vitrail.evaluate.predictions import to_csv
-    from vitrail.inference import load
 
     check({"--json": json, "--html": html, "--csv": csv})
-    classifier = load(model_source, model=model)
+    classifier = load(model_source, model=model, engine=engine)
+    if whole_jpegs:
+        classifier.decode_whole()
     images = open_as_trained(data, classifier.record, quarantine)
     with counting("evaluate") as notify:
         report, results = evaluate_each(

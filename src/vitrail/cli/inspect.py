@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from vitrail.cli.table import show
+from vitrail.cli.table import show, three_digits
 from vitrail.cli.values import Name, Pixels
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def rows(found: "Inspection") -> list[tuple[str, str]]:
         ("architecture", architecture),
         ("image", f"{height} x {width} px, {config.channels} channels{_assumed(found, 'image size')}"),
         ("parameters", f"{found.parameters:,} ({', '.join(found.dtypes)})"),
-        ("GFLOPs", f"{found.flops / 1e9:.3g}"),
+        ("GFLOPs", three_digits(found.flops / 1e9)),
         ("preprocessing", _preprocessing(found) + _assumed(found, "preprocessing")),
         (
             "classes",

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from vitrail.cli.table import show
+from vitrail.cli.table import show, three_digits
 
 
 def models(
@@ -34,13 +34,14 @@ def models(
 
 def _nothing(rows: list[dict[str, Any]], words: list[str], option: str) -> Exception:
     """A UserError for words that no row contains together: an unknown one, or how many rows have each."""
-    from vitrail.errors import ConfigError, close_matches
+    from vitrail.errors import ConfigError, close_matches, did_you_mean
 
     counts = {word: sum(matches(row, [word]) for row in rows) for word in words}
     verb = f"`vitrail models {option}`" if option else "`vitrail models`"
     if odd := next((word for word, count in counts.items() if not count), None):
         names = [row["name"] for row in rows]
-        return ConfigError(f"no row of {verb} contains {odd!r}{close_matches(odd, names, most=6)}")
+        remedy = did_you_mean(odd, names) if option else close_matches(odd, names, most=6)
+        return ConfigError(f"no row of {verb} contains {odd!r}{remedy or f'; {verb} alone lists all {len(rows)}'}")
     each = ", ".join(f"{word!r} in {count}" for word, count in counts.items())
     return ConfigError(f"no row of {verb} contains all of these words ({each}); leave one out")
 
@@ -114,7 +115,7 @@ def _show_models(rows: list[dict[str, Any]]) -> None:
             str(row["depth"]),
             str(row["heads"] or ""),
             f"{row['parameters']:,}",
-            f"{row['flops'] / 1e9:.3g}",
+            three_digits(row["flops"] / 1e9),
         )
         for row in rows
     ]

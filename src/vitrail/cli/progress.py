@@ -1,14 +1,19 @@
 """What the user sees while a command works: a bar on a terminal, plain lines elsewhere. Both on stderr."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING
+
+from vitrail.cli.table import three_digits
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from vitrail.train.progress import Progress
+
+_SILENCE = 30.0  # seconds between two lines of a long pass
 
 
 @contextmanager
@@ -23,14 +28,17 @@ def reporting() -> Iterator[Callable[["Progress"], None]]:
 
 
 @contextmanager
-def counting(what: str, total: int | None = None, unit: str = "images") -> Iterator[Callable[[int, int], None]]:
+def counting(
+    what: str, total: int | None = None, unit: str = "images", done: int | None = None
+) -> Iterator[Callable[[int, int], None]]:
     """A `notify(done, total)` for a pass over images, or over other units. Where there is no terminal it says nothing:
-    the result will."""
+    the result will. A pass that may take hours says how many were `done` before it, and then has a line every half
+    minute."""
     bar = _bar("{task.completed:.0f} of {task.total:.0f} " + unit, "{task.fields[rate]}", left=True)
     if bar is None:
-        yield lambda done, total: None
+        yield (lambda done, total: None) if done is None else _lines(what, unit, done)
         return
-    task = bar.add_task(what, total=total or 0, rate="")
+    task = bar.add_task(what, total=total or 0, completed=done or 0, rate="")
 
     def count(done: int, total: int) -> None:
         speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
@@ -38,6 +46,20 @@ def counting(what: str, total: int | None = None, unit: str = "images") -> Itera
 
     with bar:
         yield count
+
+
+def _lines(what: str, unit: str, before: int) -> Callable[[int, int], None]:
+    start = said = time.monotonic()
+
+    def count(done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= _SILENCE:
+            said = now
+            rate = _rate((done - before) / (now - start))
+            print(f"{what}: {done:,} of {total:,} {unit}, {rate}", file=sys.stderr, flush=True)
+
+    return count
 
 
 def _bar(*columns: str, left: bool = False) -> "Bar | None":
@@ -83,7 +105,7 @@ def _print_line(progress: "Progress") -> None:
 
 
 def _rate(images_per_second: float | None) -> str:
-    return f"{images_per_second:.3g} img/s" if images_per_second else ""
+    return f"{three_digits(images_per_second)} img/s" if images_per_second else ""
 
 
 def _left(seconds: float | None) -> str:

@@ -18,9 +18,14 @@ def show(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for column, name in enumerate(header):
         table.add_column(name, justify="right" if column in right else "left", overflow="fold", no_wrap=column in whole)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: names are never read as markup
     Console().print(table)
+
+
+def three_digits(value: float) -> str:
+    """A number with three significant digits, and all those before the point: 0.00715, 2.51, 1,090."""
+    return f"{float(f'{value:.3g}'):,.10g}"

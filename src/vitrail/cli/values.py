@@ -24,6 +24,15 @@ def pixels(type_: Any, tokens: Sequence[Token]) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
+def part(type_: Any, tokens: Sequence[Token]) -> tuple[int, int]:
+    """(i, n) from `3/16`; CoercionError for anything else."""
+    value = tokens[0].value
+    number, slash, parts = value.partition("/")
+    if not slash or not (number.isdecimal() and parts.isdecimal()) or not 1 <= int(number) <= int(parts) <= 10**6:
+        raise CoercionError(msg=f"should be I/N with I from 1 to N, as in 3/16, found {value!r}")
+    return int(number), int(parts)
+
+
 def file(type_: Any, tokens: Sequence[Token]) -> str:
     """The name of a file, or `-` for stdout; CoercionError where another option stands in its place."""
     value = tokens[0].value
@@ -35,7 +44,14 @@ def file(type_: Any, tokens: Sequence[Token]) -> str:
 Whole = Annotated[int, Parameter(converter=whole, metavar="N", allow_leading_hyphen=True)]
 File = Annotated[str, Parameter(converter=file, metavar="FILE", allow_leading_hyphen=True)]
 Pixels = Annotated[tuple[int, int], Parameter(converter=pixels, metavar="ROWSxCOLS", n_tokens=1)]
+Part = Annotated[tuple[int, int], Parameter(converter=part, metavar="I/N", n_tokens=1)]
 Name = Annotated[str, Parameter(metavar="NAME")]
+
+# What every verb that measures or uses a model takes.
+EngineName = Annotated[
+    Name, Parameter(help="What computes: torch, openvino-bfloat16, ..., auto, or a folder of `vitrail export`.")
+]
+WholeJpegs = Annotated[bool, Parameter(help="Decode large JPEGs at their full size: slower, a little exacter.")]
 
 # What every verb that trains takes, and says of it.
 Data = Annotated[

@@ -27,7 +27,7 @@ from vitrail.data.augment import augment, check_extras
 from vitrail.data.decode import decode, dimensions
 from vitrail.data.labels import multilabel, places, targets
 from vitrail.data.mix import mix
-from vitrail.data.preprocess import fit, to_model
+from vitrail.data.preprocess import fit_encoded, to_model
 from vitrail.data.sampler import ClassTurns, batch_positions, batch_seed, sample_seed
 from vitrail.data.stores import Source
 from vitrail.errors import DataError, ImageError, WorkerDied
@@ -95,13 +95,20 @@ class TrainLoader:
 class EvaluationPass:
     """Every readable image of a source exactly once, in batches; iterate it once or again.
 
-    `unreadable` holds (id, reason) of the others after the pass. Nothing stands in for them.
+    `unreadable` holds (id, reason) of the others after the pass. Nothing stands in for them. Without `normalised` the
+    images are the pixels that `fit` gives (uint8), as an engine takes them.
     """
 
     def __init__(
-        self, source: Source, preprocess: Preprocess, batch_size: int = 64, workers: int | None = None
+        self,
+        source: Source,
+        preprocess: Preprocess,
+        batch_size: int = 64,
+        workers: int | None = None,
+        normalised: bool = True,
     ) -> None:
         self.source, self.preprocess, self.batch_size = source, preprocess, batch_size
+        self.normalised = normalised
         self.workers = worker_count(source, workers)
         self.unreadable: list[tuple[str, str]] = []
 
@@ -116,7 +123,8 @@ class EvaluationPass:
             for part in parts:
                 self.unreadable += [(self.source.id(index), reason) for index, reason in part.broken]
                 if len(part.index):
-                    yield Batch(to_model(part.pixels, self.preprocess), part.labels, part.index)
+                    images = to_model(part.pixels, self.preprocess) if self.normalised else part.pixels
+                    yield Batch(images, part.labels, part.index)
 
 
 def worker_count(source: Source, workers: int | None) -> int:
@@ -235,7 +243,7 @@ class _EvaluationParts:
         start = number * self.batch_size
         for index in range(start, min(start + self.batch_size, len(self.source))):
             try:
-                images.append(fit(decode(self.source.read(index).data), self.preprocess))
+                images.append(fit_encoded(self.source.read(index).data, self.preprocess))
                 indices.append(index)
             except ImageError as error:
                 broken.append((index, error.reason))

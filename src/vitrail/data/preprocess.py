@@ -1,4 +1,4 @@
-"""From decoded pixels to the model's input: the one path of evaluation, prediction, export and serving.
+"""From an encoded image to the model's input: the one path of evaluation, prediction, export and serving.
 
 The arithmetic is torchvision's v2 (Resize, CenterCrop, ToDtype, Normalize) bit for bit, without torchvision: resizing
 runs on uint8, so a model sees the same pixels wherever it runs. Order and rounding follow timm's evaluation transform.
@@ -14,16 +14,44 @@ from torch import Tensor
 from torch.nn import functional
 
 from vitrail.config import Preprocess
+from vitrail.data.decode import DecodePolicy, Size, decode_shrunk, largest_divisor
 from vitrail.types import Pixels
 
 Fitted: TypeAlias = UInt8[Tensor, "3 rows cols"]  # one RGB image after its size has changed
 
 _LONGEST = 64  # an image longer than this many times its shorter side is cut to its middle before it is resized
+_MARGIN = 2  # a JPEG may be decoded smaller while it keeps so many times the sides that it is resized to
 
 
 def preprocess(pixels: Pixels, config: Preprocess) -> Float[Tensor, "3 rows cols"]:
     """One image as the model wants it: `fit` to config.size (rows, cols), then `to_model`."""
     return to_model(fit(pixels, config), config)
+
+
+def fit_encoded(data: bytes, config: Preprocess, policy: DecodePolicy | None = None) -> Fitted:
+    """An encoded image decoded, resized and cropped to config.size (rows, cols), uint8. Raises ImageError."""
+    image = decode_shrunk(data, lambda size: jpeg_divisor(size, config), policy or DecodePolicy())
+    if image.divisor == 1:
+        return fit(image.pixels, config)
+    target = resized(image.size, config)
+    exact = image.size[0] / image.divisor, image.size[1] / image.divisor  # the last pixel may be a part of one
+    as_stored = image.pixels.flip(image.against) if image.against else image.pixels
+    fitted = _resize_inexact(as_stored, exact, target, config.interpolation)
+    return _centre(fitted.flip(image.against) if image.against else fitted, config)
+
+
+def jpeg_divisor(size: Size, config: Preprocess) -> int:
+    """By what the sides of a JPEG of `size` are divided as it is decoded: 1, 2, 4 or 8.
+
+    The largest that leaves twice the sides it is then resized to, so that the resize still averages over pixels: at
+    224 px and crop 0.9, photos of 992 px and more on the shorter side come smaller. 1 where config.jpeg asks for the
+    full size, and where the resize would not average.
+    """
+    averages = config.antialias and config.interpolation in ("bilinear", "bicubic")
+    if config.jpeg == "full" or not averages or max(size) > _LONGEST * min(size):
+        return 1
+    rows, cols = resized(size, config)
+    return largest_divisor(size, (_MARGIN * rows, _MARGIN * cols))
 
 
 def fit(pixels: Pixels, config: Preprocess) -> Fitted:
@@ -32,13 +60,16 @@ def fit(pixels: Pixels, config: Preprocess) -> Fitted:
     Resized to floor(size / crop), then its centre is cropped (timm, transforms_imagenet_eval): `squash` resizes both
     sides straight to that, `shortest` keeps the shape of the image, which then covers it (timm's crop_mode "center").
     """
-    rows, cols = config.size
-    cover = math.floor(rows / config.crop), math.floor(cols / config.crop)
     if config.resize == "shortest":
         pixels = middle(pixels)
-        cover = covering_size(_size(pixels), cover)
-    pixels = resize(pixels, cover, config.interpolation, config.antialias)
-    return centre_crop(pixels, (rows, cols), config.odd_margin == "down")
+    return _centre(resize(pixels, resized(_size(pixels), config), config.interpolation, config.antialias), config)
+
+
+def resized(size: Size, config: Preprocess) -> Size:
+    """(rows, cols) that an image of `size` is resized to before its centre is cropped."""
+    rows, cols = config.size
+    cover = math.floor(rows / config.crop), math.floor(cols / config.crop)
+    return covering_size(size, cover) if config.resize == "shortest" else cover
 
 
 def to_model(pixels: UInt8[Tensor, "*B 3 H W"], config: Preprocess) -> Float[Tensor, "*B 3 H W"]:
@@ -70,11 +101,7 @@ def resize(pixels: Pixels, size: tuple[int, int], interpolation: str, antialias:
     if interpolation == "area":
         rows, cols = (_areas(old, new, pixels.device) for old, new in zip(_size(pixels), size, strict=True))
         return (rows @ pixels.float() @ cols.T).clamp_(0, 255).round_().to(torch.uint8)
-    image = pixels[None]
-    if image.is_contiguous(memory_format=torch.channels_last) and image.numel() != image.stride(0):
-        # Decoded pixels are stored rows, columns, channels. A batch stride that says so lets the kernel keep that order
-        # and saves repacking (torchvision restrides likewise, see pytorch issue 68430).
-        image = image.as_strided(image.shape, (image.numel(), *image.stride()[1:]))
+    image = _as_batch(pixels)
     if interpolation == "nearest":
         return functional.interpolate(image, size=size, mode="nearest")[0]
     if image.device.type == "cpu":
@@ -82,6 +109,30 @@ def resize(pixels: Pixels, size: tuple[int, int], interpolation: str, antialias:
     image = image.float()  # other devices resize floats only; their last bit differs
     image = functional.interpolate(image, size=size, mode=interpolation, align_corners=False, antialias=antialias)
     return image.clamp_(0, 255).round_().to(torch.uint8)[0]
+
+
+def _resize_inexact(pixels: Pixels, exact: tuple[float, float], size: Size, interpolation: str) -> Fitted:
+    """`resize` of pixels whose (rows, cols) are `exact`, rounded up: resized as if they were, the image would shrink by
+    the difference, half a pixel of the result at its far end."""
+    scales = [new / old for new, old in zip(size, exact, strict=True)]
+    rows, cols = size
+    if [math.floor(side * scale) for side, scale in zip(_size(pixels), scales, strict=True)] != [rows, cols]:
+        return resize(pixels, size, interpolation)  # exact after all, and the product rounded down
+    image = functional.interpolate(_as_batch(pixels), scale_factor=scales, mode=interpolation, antialias=True)
+    return image[0]
+
+
+def _as_batch(pixels: Pixels) -> UInt8[Tensor, "1 3 rows cols"]:
+    """One image as a batch. Decoded pixels are stored rows, columns, channels: a batch stride that says so lets the
+    kernel keep that order and saves repacking (torchvision restrides likewise, see pytorch issue 68430)."""
+    image = pixels[None]
+    if image.is_contiguous(memory_format=torch.channels_last) and image.numel() != image.stride(0):
+        return image.as_strided(image.shape, (image.numel(), *image.stride()[1:]))
+    return image
+
+
+def _centre(pixels: Pixels, config: Preprocess) -> Fitted:
+    return centre_crop(pixels, config.size, config.odd_margin == "down")
 
 
 def _areas(old: int, new: int, device: torch.device) -> Float[Tensor, "new old"]:

@@ -5,7 +5,7 @@ the protocol is the same. A protocol says how an image is resized and cropped. T
 pixels stay those of the weights: a model sees nothing but noise under others.
 
 Everywhere in vitrail a resized pixel is rounded to a whole number; the JAX codes keep fractions (gvt-squash) or cut
-them off (bv-crop), which moves a pixel by less than one of 255.
+them off (bv-crop), which moves a pixel by less than one of 255. JPEGs are decoded whole, however large.
 """
 
 from collections.abc import Callable
@@ -57,4 +57,5 @@ def by_protocol(name: str, weights: Preprocess) -> Preprocess:
     """The protocol called `name` for weights with this preprocessing. UnknownName with close matches."""
     if name not in PROTOCOLS:
         raise UnknownName("protocol", name, PROTOCOLS)
-    return PROTOCOLS[name](weights.size).model_copy(update={"mean": weights.mean, "std": weights.std})
+    shown = {"mean": weights.mean, "std": weights.std, "jpeg": "full"}
+    return PROTOCOLS[name](weights.size).model_copy(update=shown)

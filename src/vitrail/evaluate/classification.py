@@ -137,7 +137,7 @@ def evaluate_each(
         source_name, classifier = str(classifier), load(classifier)
     part = choose_part(data, split, classifier.record)
     shown = by_protocol(protocol, classifier.preprocess) if protocol else classifier.preprocess
-    images = EvaluationPass(part.source, shown, batch_size, workers)
+    images = EvaluationPass(part.source, shown, batch_size, workers, normalised=classifier.engine is None)
     if classifier.labels.multilabel:
         facts = model_facts(classifier, source_name, shown, protocol)
         return evaluate_sets(
@@ -156,7 +156,7 @@ def evaluate_each(
         **_class_scores(found, classifier.labels),
         data=data_facts(part),
         model=model_facts(classifier, source_name, shown, protocol),
-        machine=machine(classifier.device, precision),
+        machine=machine(classifier.device, classifier.engine.name if classifier.engine else precision),
         unreadable=unreadable,
         mistakes=_mistakes(found, part.source, classifier.labels),
     )

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vitrail.config import ViTConfig
-from vitrail.weights.checkpoint import MODEL_FILE
-from vitrail.weights.files import read_json
+from vitrail.weights.files import INDEX_FILE, parts_of, read_file, read_json, weights_of
 
 # The classes of transformers that are run, and those that a file of text and image names instead.
 _CLASSES = (
@@ -55,7 +53,12 @@ def _copied(folder: Path) -> Iterator[Path]:
     description from a stranger must not make another library read anything that vitrail has not."""
     with tempfile.TemporaryDirectory(prefix="vitrail-") as name:
         copy = Path(name)
-        (copy / MODEL_FILE).symlink_to((folder / MODEL_FILE).resolve())
+        weights = weights_of(folder)
+        assert weights is not None, folder
+        for part in parts_of(weights):
+            (copy / part.name).symlink_to(part.resolve())
+        if weights.name == INDEX_FILE:
+            (copy / INDEX_FILE).write_text(weights.read_text("utf-8"), "utf-8")
         for path in folder.glob("*config.json"):
             table = read_json(path)
             for key in ("auto_map", "custom_pipelines", "_name_or_path", "tags"):
@@ -105,7 +108,7 @@ def _torchvision(folder: Path, config: ViTConfig) -> nn.Module:
         num_classes=config.classes,
         representation_size=config.pre_logits,
     )
-    model.load_state_dict(load_file(folder / MODEL_FILE))
+    model.load_state_dict(_tensors(folder))
     return model
 
 
@@ -116,12 +119,18 @@ def _open_clip(folder: Path, config: ViTConfig) -> nn.Module:
     model = table.get("model_cfg", table)
     vision = CLIPVisionCfg(**model["vision_cfg"])
     tower = _build_vision_tower(model["embed_dim"], vision, quick_gelu=model.get("quick_gelu", False))
-    tensors = load_file(folder / MODEL_FILE)
+    tensors = _tensors(folder)
     whole = any(key.startswith("visual.") for key in tensors)
     tower.load_state_dict(
         {k.removeprefix("visual."): t for k, t in tensors.items() if k.startswith("visual.") or not whole}
     )
     return tower
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    weights = weights_of(folder)
+    assert weights is not None, folder
+    return read_file(weights)
 
 
 @contextmanager

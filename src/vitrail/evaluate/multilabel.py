@@ -67,7 +67,7 @@ def evaluate_sets(
         threshold=threshold,
         data=data_facts(part),
         model=facts,
-        machine=machine(classifier.device, precision),
+        machine=machine(classifier.device, classifier.engine.name if classifier.engine else precision),
         unreadable=unreadable,
         mistakes=_mistakes(index, logits, truth, given, losses, part, names),
     )

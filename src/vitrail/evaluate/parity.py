@@ -20,9 +20,9 @@ from vitrail.models.build import Network
 from vitrail.models.cost import flops
 from vitrail.models.resnet import ResNet
 from vitrail.report import table
-from vitrail.weights.checkpoint import MODEL_FILE
 from vitrail.weights.convert import Draft, check_request, discard, publish, with_losses, write_draft
 from vitrail.weights.fetch import locate
+from vitrail.weights.files import weights_of
 from vitrail.weights.load import Loaded, load_weights
 
 GATE = 1e-6  # in float64, where two right networks differ by some 1e-13
@@ -201,7 +201,7 @@ def _library(
 ) -> Comparison:
     """The comparison with the library of a format, or why it was not made."""
     library = form.partition("-")[0]
-    if not path.is_dir() or not (path / MODEL_FILE).is_file():
+    if not path.is_dir() or weights_of(path) is None:
         reason = "no library here reads a single file of it" if path.is_file() else "it is not a folder of that library"
         return Comparison(f"{what} {library}", None, reason)
     try:

@@ -109,12 +109,14 @@ def match_classes(classes: tuple[str, ...], labels: LabelSet) -> list[int]:
 def answers(
     classifier: Classifier, images: EvaluationPass, part: Part, precision: str, notify: Notify | None
 ) -> Iterator[tuple[Batch, Logits]]:
-    """Every batch of the pass with its logits, on the CPU; the model is left in the mode that it was in."""
+    """Every batch of the pass with its logits, on the CPU, by the classifier's engine where it has one, which takes
+    images that are not normalised; the model is left in the mode that it was in."""
     done, training = 0, classifier.model.training
     classifier.model.eval()
     try:
         for batch in images:
-            logits = _logits(classifier, batch.images, precision)
+            run = classifier.engine
+            logits = _logits(classifier, batch.images, precision) if run is None else run(batch.images)
             _check_finite(logits)
             yield batch, logits
             done += len(batch.index)
@@ -194,7 +196,7 @@ def data_facts(part: Part) -> DataFacts:
 def model_facts(classifier: Classifier, source_name: str | None, shown: Preprocess, protocol: str | None) -> ModelFacts:
     """What the report says of the model."""
     model = classifier.model
-    seed = _table(classifier.record, "recipe").get("seed")
+    seed, averaged = _table(classifier.record, "recipe").get("seed"), classifier.record.get("averaged")
     return ModelFacts(
         config=model.config.model_dump(mode="json"),
         sha256=weights_sha256(model),
@@ -202,6 +204,7 @@ def model_facts(classifier: Classifier, source_name: str | None, shown: Preproce
         classes=len(classifier.labels),
         source=source_name,
         seed=seed if isinstance(seed, int) else None,
+        averaged=averaged if isinstance(averaged, bool) else None,
         preprocess=shown.model_dump(mode="json"),
         protocol=protocol,
     )

@@ -5,24 +5,20 @@ is scaled to the largest value: a map of a model that looks nowhere in particula
 Axes: B images, h heads, T tokens, P patches.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import reduce
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitrail.errors import UnknownName
+from vitrail.explain.cells import Maps, on_grid
 from vitrail.models.trace import Trace, pooled_at, trace
 from vitrail.models.vit import ViT
-from vitrail.types import Images, Labels
+from vitrail.types import Images, Labels, Logits
 
-Maps = Float[Tensor, "B rows cols"]
 Mixing = Float[Tensor, "B T T"]
-
-
-def on_grid(model: ViT, values: Float[Tensor, "B P"]) -> Maps:
-    """One number a patch, in the shape of the image."""
-    return values.unflatten(1, model.config.grid)
 
 
 @torch.no_grad()
@@ -52,10 +48,29 @@ def _seen(model: ViT, record: Trace, mixing: Float[Tensor, "B T T"]) -> Maps:
     return on_grid(model, row[:, 0, model.config.prefix :])
 
 
-def last_attention(model: ViT, images: Images, classes: Labels) -> Maps:
-    """Attention of the last block, mean over heads, from the tokens that the head reads. The class plays no part."""
+def block_attention(
+    model: ViT, images: Images, classes: Labels, layer: int | None = None, head: int | None = None
+) -> Maps:
+    """Attention of one block (by default the last) and head (by default their mean), from the tokens that the model's
+    head reads. The class plays no part. Raises UnknownName for a block or head that the model does not have."""
     _, record = trace(model, images, parts=("attention",))
-    return _seen(model, record, record.blocks[-1].attention.mean(dim=1))
+    config = model.config
+    layer = known("block", config.depth - 1 if layer is None else layer, config.depth)
+    looks = record.blocks[layer].attention  # B h T T
+    chosen = looks.mean(dim=1) if head is None else looks[:, known("head", head, config.heads)]
+    return _seen(model, record, chosen)
+
+
+def last_attention(model: ViT, images: Images, classes: Labels) -> Maps:
+    """`block_attention` of the last block, mean over heads."""
+    return block_attention(model, images, classes)
+
+
+def known(kind: str, number: int, count: int) -> int:
+    """The number of a block or head, counted from 0. Raises UnknownName."""
+    if not 0 <= number < count:
+        raise UnknownName(kind, str(number), [str(i) for i in range(count)])
+    return number
 
 
 def rollout(model: ViT, images: Images, classes: Labels) -> Maps:
@@ -101,7 +116,7 @@ def legrad(model: ViT, images: Images, classes: Labels) -> Maps:
     _, record = trace(model, images, parts=("attention", "after_mlp"), gradients=True)
     total: Tensor | None = None
     for depth, block in enumerate(record.blocks, 1):
-        score = model.classify(_read_by_all(model, record, depth)).gather(1, classes[:, None]).sum()
+        score = score_of(model.classify(_read_by_all(model, record, depth)), classes)
         (gradient,) = torch.autograd.grad(score, block.attention, retain_graph=True)
         positive = gradient.clamp(min=0).mean(dim=(1, 2))[:, model.config.prefix :]
         total = positive if total is None else total + positive
@@ -117,6 +132,11 @@ def _read_by_all(model: ViT, record: Trace, depth: int) -> Tensor:
     return model.pool(mean.expand(-1, max(model.config.heading, 1), -1))
 
 
+def score_of(logits: Logits, classes: Labels) -> Float[Tensor, ""]:
+    """The sum over the images of the logit of each one's class: what is differentiated."""
+    return logits.gather(1, classes.clone()[:, None]).sum()  # a clone: classes may come out of inference mode
+
+
 def half_residual(attention: Mixing) -> Mixing:
     """Half the attention, half the token itself."""
     return 0.5 * attention + 0.5 * torch.eye(attention.shape[-1]).to(attention)
@@ -130,8 +150,5 @@ def product(mixings: Sequence[Mixing]) -> Mixing:
 def _attention_gradients(model: ViT, images: Images, classes: Labels) -> tuple[Trace, tuple[Tensor, ...]]:
     """The trace, and the gradient of each image's class logit with respect to each block's attention (B h T T)."""
     logits, record = trace(model, images, parts=("attention",), gradients=True)
-    score = logits.gather(1, classes[:, None]).sum()
+    score = score_of(logits, classes)
     return record, torch.autograd.grad(score, [block.attention for block in record.blocks])
-
-
-Method = Callable[[ViT, Images, Labels], Maps]

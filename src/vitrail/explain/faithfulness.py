@@ -6,23 +6,19 @@ Axes: B images, P patches, S steps of a curve.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from vitrail.explain.attention import Maps, Method
-from vitrail.explain.perturbation import logits_without
-from vitrail.models.build import build
-from vitrail.models.trace import trace
+from vitrail.explain.cells import Baseline, Maps, Method, baselines, grid, stand_in_for, without
+from vitrail.models.build import Network, build
+from vitrail.models.initial import lecun_normal_
 from vitrail.models.vit import ViT
 from vitrail.types import Images, Labels
 
-Baseline = Literal["drop", "mean", "blur"]
 POINTS = 15  # of a curve, both ends included
-BLUR = 0.1  # standard deviation, share of the shorter side
 
 
 @dataclass(frozen=True)
@@ -52,15 +48,16 @@ class Ends:
     empty: Float[Tensor, " B"]
 
 
-def ends(model: ViT, images: Images, classes: Labels, baseline: Baseline = "drop") -> Ends:
+def ends(model: Network, images: Images, classes: Labels, baseline: Baseline = "drop") -> Ends:
     """Where the curves of `images` begin and end; to be given to `curves` for each of several maps."""
-    stand_in = _stand_in(images, baseline)
-    kept = torch.ones(len(images), model.config.patches, dtype=torch.bool, device=images.device)
+    stand_in = stand_in_for(images, baseline)
+    rows, cols = grid(model)
+    kept = torch.ones(len(images), rows * cols, dtype=torch.bool, device=images.device)
     return Ends(*(_probability(model, images, classes, which, stand_in) for which in (kept, ~kept)))
 
 
 def curves(
-    model: ViT,
+    model: Network,
     images: Images,
     classes: Labels,
     maps: Maps,
@@ -70,14 +67,15 @@ def curves(
 ) -> Curves:
     """Deletion and insertion (Petsiuk et al. 2018) patch by patch.
 
-    drop: a patch that is gone is not in the sequence (one must be left: the first and last point keep one); mean, blur:
-    its pixels are the mean colour, or those of the blurred image. `known`: what `ends` found, where it was asked.
+    drop: a patch that is gone is not in the sequence (one must be left: where none should be, the first one is); mean,
+    blur: its pixels are the mean colour, or those of the blurred image. `images`: as many as maps, or one for all.
+    `known`: what `ends` found, where it was asked.
     """
-    patches = model.config.patches
+    patches = maps[0].numel()
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(patches).expand_as(order).to(order))
     counts = torch.linspace(0, patches, points).round().long()
-    stand_in = _stand_in(images, baseline)
+    stand_in = stand_in_for(images, baseline)
     known = known or ends(model, images, classes, baseline)
     down, up = [known.whole], [known.empty]
     for count in counts.tolist()[1:-1]:
@@ -89,34 +87,14 @@ def curves(
 
 
 def _probability(
-    model: ViT, images: Images, classes: Labels, kept: Bool[Tensor, "B P"], stand_in: Tensor | None
+    model: Network, images: Images, classes: Labels, kept: Bool[Tensor, "B P"], stand_in: Tensor | None
 ) -> Float[Tensor, " B"]:
     if stand_in is None:
         kept = kept.clone()
         empty = ~kept.any(dim=1)
         kept[empty, 0] = True
-        logits = logits_without(model, images, kept.to(images))
-    else:
-        shape, pixels = model.config.grid, model.config.patch_pixels
-        mask = kept.unflatten(1, shape).repeat_interleave(pixels[0], 1).repeat_interleave(pixels[1], 2)
-        rows, cols = images.shape[2] - mask.shape[1], images.shape[3] - mask.shape[2]
-        mask = functional.pad(mask, (0, cols, 0, rows), value=True)[:, None]
-        logits, _ = trace(model, torch.where(mask, images, stand_in), parts=())
-    return logits.softmax(dim=1).gather(1, classes[:, None])[:, 0]
-
-
-def _stand_in(images: Images, baseline: Baseline) -> Tensor | None:
-    if baseline == "drop":
-        return None
-    if baseline == "mean":
-        return images.mean(dim=(2, 3), keepdim=True).expand_as(images)
-    sigma = BLUR * min(images.shape[2:])
-    reach = min(int(3 * sigma), min(images.shape[2:]) - 1)
-    line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1).to(images) / sigma) ** 2)
-    line = (line / line.sum()).expand(images.shape[1], 1, -1)
-    padded = functional.pad(images, (reach, reach, reach, reach), mode="reflect")
-    across = functional.conv2d(padded, line[:, :, None], groups=images.shape[1])
-    return functional.conv2d(across, line[..., None], groups=images.shape[1])
+    logits = without(model, images, kept, stand_in)
+    return logits.softmax(dim=1).expand(len(classes), -1).gather(1, classes[:, None])[:, 0]
 
 
 def saco(values: Sequence[float], effects: Sequence[float]) -> float:
@@ -133,45 +111,59 @@ def saco(values: Sequence[float], effects: Sequence[float]) -> float:
 
 
 def salience_effects(
-    model: ViT, images: Images, classes: Labels, maps: Maps, groups: int = 10
+    model: Network, images: Images, classes: Labels, maps: Maps, groups: int = 10
 ) -> list[tuple[list[float], list[float]]]:
-    """For each image: summed salience and fall in probability of `groups` groups of patches by rank (see `saco`)."""
+    """For each map: summed salience and fall in probability of `groups` groups of patches by rank (see `saco`)."""
     flat = maps.flatten(1)
     order = flat.argsort(dim=1, descending=True, stable=True)
-    whole = _probability(model, images, classes, torch.ones_like(flat, dtype=torch.bool), None)
+    stand_in = stand_in_for(images, baselines(model)[0])
+    whole = _probability(model, images, classes, torch.ones_like(flat, dtype=torch.bool), stand_in)
     values, falls = [], []
-    for part in order.tensor_split(groups, dim=1):
+    for part in order.tensor_split(min(groups, flat.shape[1]), dim=1):
         kept = torch.ones_like(flat, dtype=torch.bool).scatter_(1, part, False)
-        falls.append(whole - _probability(model, images, classes, kept, None))
+        falls.append(whole - _probability(model, images, classes, kept, stand_in))
         values.append(flat.gather(1, part).sum(dim=1))
     return [(v, f) for v, f in zip(torch.stack(values, 1).tolist(), torch.stack(falls, 1).tolist(), strict=True)]
 
 
-def randomised(model: ViT, blocks: int, seed: int = 0) -> ViT:
-    """A copy whose head, final norm and last `blocks` blocks have random weights (Adebayo et al. 2018, the cascade)."""
-    weight = next(model.parameters())
-    copy = build(model.config).to(weight.device, weight.dtype)
-    assert isinstance(copy, ViT)
-    copy.reset(torch.Generator().manual_seed(seed))
-    kept = model.config.depth - blocks
+def layers(model: Network) -> int:
+    """How many parts the cascade randomises one after the other: blocks, or a ResNet's stages."""
+    return model.config.depth if isinstance(model, ViT) else len(model.stages)
+
+
+def randomised(model: Network, blocks: int, seed: int = 0) -> Network:
+    """A copy whose head, final norm and last `blocks` blocks (a ResNet's stages) have random weights (Adebayo et al.
+    2018, the cascade). The head is random too: a new one is zero, and no class would have a gradient."""
+    weight, generator = next(model.parameters()), torch.Generator().manual_seed(seed)
+    copy = build(model.config)
+    copy.reset(generator)
+    with torch.no_grad():
+        for head in (copy.head, copy.distillation_head if isinstance(copy, ViT) else None):
+            if head is not None:
+                lecun_normal_(head.weight, generator)
+        for name, parameter in copy.named_parameters():
+            if name.endswith("norm3.weight"):  # zero at the start: a ResNet's block would add nothing
+                parameter.fill_(1.0)
+    parts = "blocks" if isinstance(model, ViT) else "stages"
+    kept = layers(model) - blocks
     state = {
         name: value
         for name, value in model.state_dict().items()
         if name.partition(".")[0] not in ("norm", "head", "distillation_head", "pre_logits", "attention_pool")
-        and not (name.startswith("blocks.") and int(name.split(".")[1]) >= kept)
+        and not (name.startswith(f"{parts}.") and int(name.split(".")[1]) >= kept)
     }
-    copy.load_state_dict(state, strict=False)
+    copy.to(weight.device, weight.dtype).load_state_dict(state, strict=False)
     return copy.eval()
 
 
-def sanity(model: ViT, images: Images, classes: Labels, method: Method, seed: int = 0) -> list[float]:
+def sanity(model: Network, images: Images, classes: Labels, method: Method, seed: int = 0) -> list[float]:
     """Rank correlation of the method's maps with those of the model whose last 0, 1, ... all blocks are random.
 
     A method that explains the model falls towards 0; one that finds edges stays high.
     """
     original = method(model, images, classes).flatten(1)
     found = []
-    for blocks in range(model.config.depth + 1):
+    for blocks in range(layers(model) + 1):
         other = method(randomised(model, blocks, seed), images, classes).flatten(1)
         found.append(float(spearman(original, other).mean()))
     return found
@@ -180,7 +172,7 @@ def sanity(model: ViT, images: Images, classes: Labels, method: Method, seed: in
 def spearman(x: Float[Tensor, "B P"], y: Float[Tensor, "B P"]) -> Float[Tensor, " B"]:
     """Rank correlation of each row; 0 where one is constant."""
     ranks = [_ranks(z) for z in (x, y)]
-    flat = torch.stack([z.std(dim=1) == 0 for z in (x, y)]).any(dim=0)
+    flat = torch.stack([(z == z[:, :1]).all(dim=1) for z in (x, y)]).any(dim=0)
     a, b = (functional.normalize(r - r.mean(dim=1, keepdim=True), dim=1) for r in ranks)
     return (a * b).sum(dim=1).masked_fill(flat, 0.0)
 
@@ -193,10 +185,12 @@ def _ranks(values: Float[Tensor, "B P"]) -> Float[Tensor, "B P"]:
     return (low + high - 1).double() / 2
 
 
-def pointing(maps: Maps, masks: Bool[Tensor, "B rows cols"]) -> Bool[Tensor, " B"]:
-    """Whether the largest value of a map lies in the mask (the pointing game, Zhang et al. 2018)."""
+def pointing(maps: Maps, masks: Bool[Tensor, "B rows cols"]) -> Float[Tensor, " B"]:
+    """Whether the largest value of a map lies in the mask (the pointing game, Zhang et al. 2018): 1 or 0; of several
+    equal ones the share that lies there, so a map that is flat points at everything alike and gains nothing."""
     flat = maps.flatten(1)
-    return (masks.flatten(1) & (flat == flat.amax(dim=1, keepdim=True))).any(dim=1)
+    largest = flat == flat.amax(dim=1, keepdim=True)
+    return (masks.flatten(1) & largest).sum(dim=1) / largest.sum(dim=1)
 
 
 def overlap(maps: Maps, masks: Bool[Tensor, "B rows cols"]) -> Float[Tensor, " B"]:
@@ -208,7 +202,7 @@ def overlap(maps: Maps, masks: Bool[Tensor, "B rows cols"]) -> Float[Tensor, " B
     return torch.stack(shares).mean(dim=0)
 
 
-def random_map(model: ViT, images: Images, classes: Labels, seed: int = 0) -> Maps:
+def random_map(model: Network, images: Images, classes: Labels, seed: int = 0) -> Maps:
     """A map that knows nothing: the baseline of every number above."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(len(images), *model.config.grid, generator=generator).to(images)
+    return torch.rand(len(images), *grid(model), generator=generator).to(images)

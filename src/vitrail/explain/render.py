@@ -170,7 +170,7 @@ def tick_text(value: float) -> str:
 
 
 def colour_bar(low: float, high: float, table: str, unit: str, width: int = 240) -> Markup:
-    """The scale as an SVG of `width` x 34 user units: the colours, round values below them, the unit beside. Texts take
+    """The scale as an SVG of `width` x 37 user units: the colours, round values below them, the unit beside. Texts take
     the page's colour and font; a screen reader reads the ends and the unit."""
     step = width / 64
     cells = "".join(
@@ -180,12 +180,12 @@ def colour_bar(low: float, high: float, table: str, unit: str, width: int = 240)
     marks = ""
     for value in ticks(low, high):
         x = (value - low) / (high - low) * width
-        side = "start" if x < 8 else "end" if x > width - 8 else "middle"
+        side = "start" if x < 16 else "end" if x > width - 16 else "middle"
         marks += f'<path d="M{x:.2f} 10v4" stroke="currentColor"/>'
         marks += f'<text x="{x:.2f}" y="24" text-anchor="{side}">{tick_text(value)}</text>'
     says = f"{tick_text(low)} to {tick_text(high)}, {unit}"
     return Markup(
-        f'<svg class="bar" viewBox="0 0 {width} 34" width="{width}" height="34" role="img" aria-label="{escape(says)}" '
+        f'<svg class="bar" viewBox="0 0 {width} 37" width="{width}" height="37" role="img" aria-label="{escape(says)}" '
         f'font-size="10" fill="currentColor">{cells}{marks}'
-        f'<text x="{width / 2:.0f}" y="33.5" text-anchor="middle" font-size="9">{escape(unit)}</text></svg>'
+        f'<text x="{width / 2:.0f}" y="34.5" text-anchor="middle" font-size="9">{escape(unit)}</text></svg>'
     )

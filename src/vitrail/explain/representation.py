@@ -28,7 +28,7 @@ def attention_distance(model: ViT, record: Trace) -> Float[Tensor, "B L h"]:
     rows = []
     for block in record.blocks:
         looks = block.attention[:, :, prefix:, prefix:]
-        looks = looks / looks.sum(dim=-1, keepdim=True)
+        looks = looks / looks.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(looks.dtype).tiny)
         rows.append((looks * distances.to(looks)).sum(dim=-1).mean(dim=-1))
     return torch.stack(rows, dim=1)
 

@@ -12,7 +12,7 @@ from vitrail.config import ViTConfig
 from vitrail.types import Tokens
 
 WRITTEN_OUT = 640  # most tokens whose scores are held in memory at once; 384 px in patches of 16 are 577
-Rotation = tuple[Tensor, Tensor]  # cosines and sines (T d); one and zero for prefix tokens
+Rotation = tuple[Tensor, Tensor]  # cosines and sines (T d, or B 1 T d); one and zero for prefix tokens
 
 
 class Attention(nn.Module):
@@ -27,13 +27,14 @@ class Attention(nn.Module):
         self.q_norm = nn.LayerNorm(d, eps=config.norm_eps) if config.qk_norm else None
         self.k_norm = nn.LayerNorm(d, eps=config.norm_eps) if config.qk_norm else None
         self.out = nn.Linear(width, width)
+        self.scale: float | None = None  # of the products before the softmax; None: 1 / sqrt(d). See models/fold.py
 
     def forward(
         self, x: Tokens, queries: int | None = None, rotation: Rotation | None = None
     ) -> Float[Tensor, "B Q D"]:
         """Attention of all tokens, or of the first `queries` tokens only, over all tokens."""
         q, k, v = self.project(x, queries, rotation)
-        return self.merge(attend(q, k, v))
+        return self.merge(attend(q, k, v, self.scale))
 
     def project(
         self, x: Tokens, queries: int | None = None, rotation: Rotation | None = None
@@ -50,7 +51,7 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             cos, sin = rotation
-            q, k = rotate(q, cos[: q.shape[2]], sin[: q.shape[2]]), rotate(k, cos, sin)
+            q, k = rotate(q, cos[..., : q.shape[2], :], sin[..., : q.shape[2], :]), rotate(k, cos, sin)
         return q, k, v
 
     def bias(self) -> Float[Tensor, " N"] | None:
@@ -141,14 +142,14 @@ class AttentionPool(nn.Module):
 
     def forward(self, x: Tokens) -> Float[Tensor, "B D"]:
         """The pooled features."""
-        return self.finish(self.attention.merge(attend(*self.project(x))))
+        return self.finish(self.attention.merge(attend(*self.project(x), self.attention.scale)))
 
     def project(self, x: Tokens) -> tuple[Float[Tensor, "B h 1 d"], Float[Tensor, "B h T d"], Float[Tensor, "B h T d"]]:
         """The probe's query, and the tokens' keys and values."""
         fused, bias, width = self.attention.qkv.weight, self.attention.qkv.bias, x.shape[-1]
         (q,) = self.attention.split(F.linear(self.probe, fused[:width], bias[:width]), 1)  # the same for all images
         k, v = self.attention.split(F.linear(x, fused[width:], bias[width:]), 2)
-        return q.expand(len(x), -1, -1, -1), k, v
+        return q.expand(x.shape[0], -1, -1, -1), k, v
 
     def finish(self, x: Float[Tensor, "B 1 D"]) -> Float[Tensor, "B D"]:
         """From what attention gathered to the features."""
@@ -156,16 +157,18 @@ class AttentionPool(nn.Module):
 
 
 def attend(
-    q: Float[Tensor, "B h Q d"], k: Float[Tensor, "B h T d"], v: Float[Tensor, "B h T d"]
+    q: Float[Tensor, "B h Q d"], k: Float[Tensor, "B h T d"], v: Float[Tensor, "B h T d"], scale: float | None = None
 ) -> Float[Tensor, "B h Q d"]:
     """softmax(q k' / sqrt(d)) v (ViT paper, equations 6 and 7), by torch's fused kernel; in bfloat16 on a processor as
-    written, where that is three to seven times as fast (docs/log.md) and the scores of so few tokens are small."""
+    written, where that is three to seven times as fast (docs/log.md) and the scores of so few tokens are small. `scale`
+    in place of 1 / sqrt(d)."""
     if q.dtype != torch.bfloat16 or q.device.type != "cpu" or k.shape[2] > WRITTEN_OUT:
-        return F.scaled_dot_product_attention(q, k, v)
-    return (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(-1) @ v
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    return (q * scale @ k.transpose(2, 3)).softmax(-1) @ v
 
 
-def rotate(x: Float[Tensor, "B h T d"], cos: Float[Tensor, "T d"], sin: Float[Tensor, "T d"]) -> Tensor:
+def rotate(x: Float[Tensor, "B h T d"], cos: Float[Tensor, "*B T d"], sin: Float[Tensor, "*B T d"]) -> Tensor:
     """Rotary position embedding: the halves of each head's channels as two coordinates, turned by its angles."""
     low, high = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-high, low], dim=-1) * sin

@@ -25,9 +25,13 @@ class StdConv(nn.Conv2d):
         self.eps = eps
 
     def forward(self, x: FeatureMap) -> Smaller:
+        padded = same_padding(x, self.kernel_size[0], self.stride[0])
+        return F.conv2d(padded, self.standardised(), stride=self.stride)
+
+    def standardised(self) -> Float[Tensor, "O C k k"]:
+        """The kernels that are applied."""
         weight = self.weight - self.weight.mean(dim=(1, 2, 3), keepdim=True)
-        weight = weight / (weight.std(dim=(1, 2, 3), keepdim=True, correction=0) + self.eps)
-        return F.conv2d(same_padding(x, self.kernel_size[0], self.stride[0]), weight, stride=self.stride)
+        return weight / (weight.std(dim=(1, 2, 3), keepdim=True, correction=0) + self.eps)
 
 
 class Bottleneck(nn.Module):

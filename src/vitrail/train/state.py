@@ -1,12 +1,13 @@
 """What a run must remember to continue bit for bit, and its publication on disk: whole or not at all, never pickled.
 
-    checkpoints/step-00000120/weights.safetensors    model
+    checkpoints/step-00000120/weights.safetensors    model; of one with frozen weights (LoRA), what trains
                               average.safetensors    averaged weights, where the recipe keeps them
                               moments.safetensors    the optimiser's tensors, `<key>/<parameter>`
                               state.json             step, counters, what the run is (record)
                               manifest.json          sha256 of each of the others
 
-No generator state and no loader state: both are pure functions of (seed, step).
+Frozen weights are those that the run starts from, so only their sha256 is kept, and compared. No generator state and no
+loader state: both are pure functions of (seed, step).
 """
 
 import copy
@@ -77,7 +78,8 @@ def save_checkpoint(folder: Path, state: TrainState, record: Mapping[str, Any]) 
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
         if not is_whole(target):  # whole: resumed here and stopped again at once; a state is a function of its step
-            publish(target, {**_tensor_files(state), STATE: _json({**counters, "record": dict(record)})})
+            table = {**counters, "frozen": frozen_sha256(state), "record": dict(record)}
+            publish(target, {**_tensor_files(state), STATE: _json(table)})
         for old in checkpoints(folder)[KEPT:]:
             _discard(old)
     except OSError as error:
@@ -193,15 +195,18 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> dict[str, Any]:
     except (KeyError, ValueError, SafetensorError) as error:
         raise DamagedCheckpoint(f"cannot be parsed: {error}") from error
     pairs = [(state.model, weights)] + ([] if state.average is None else [(state.average, average)])
+    still = frozen(state)
     for module, tensors in pairs:
-        _check_names(module.state_dict(), tensors)
+        _check_names(*({k: v for k, v in table.items() if k not in still} for table in (module.state_dict(), tensors)))
+    if saved.get("frozen") not in (None, frozen_sha256(state)):
+        raise DamagedCheckpoint("it was made with other frozen weights")
     names = {parameter: name for name, parameter in state.model.named_parameters()}
     groups = {names[parameter]: group for group in state.optimizer.param_groups for parameter in group["params"]}
     foreign = sorted(key for key in moments if key.partition("/")[2] not in groups)
     if foreign:
         raise DamagedCheckpoint(f"moments of unknown parameters: {', '.join(foreign)}")
     for module, tensors in pairs:
-        module.load_state_dict(tensors)
+        module.load_state_dict(tensors, strict=not still)  # older versions kept frozen ones too
     state.optimizer.state.clear()
     for parameter, name in names.items():
         for kind in sorted(key.partition("/")[0] for key in moments if key.partition("/")[2] == name):
@@ -226,6 +231,18 @@ def state_sha256(tensors: Mapping[str, Tensor]) -> str:
     return hashlib.sha256(bytes_of(_plain(tensors))).hexdigest()
 
 
+def frozen(state: TrainState) -> frozenset[str]:
+    """Names of the parameters that the optimiser does not hold: they never change."""
+    held = {parameter for group in state.optimizer.param_groups for parameter in group["params"]}
+    return frozenset(name for name, parameter in state.model.named_parameters() if parameter not in held)
+
+
+def frozen_sha256(state: TrainState) -> str | None:
+    """One hash over the frozen weights; None where there are none."""
+    still, tensors = frozen(state), state.model.state_dict()
+    return state_sha256({name: tensors[name] for name in still}) if still else None
+
+
 def _tensor_files(state: TrainState) -> dict[str, bytes]:
     names: dict[Tensor, str] = {parameter: name for name, parameter in state.model.named_parameters()}
     moments = {
@@ -233,9 +250,14 @@ def _tensor_files(state: TrainState) -> dict[str, bytes]:
         for parameter, values in state.optimizer.state.items()
         for kind, value in values.items()
     }
-    files = {WEIGHTS: bytes_of(_plain(state.model.state_dict())), MOMENTS: bytes_of(_plain(moments))}
+    still = frozen(state)
+
+    def learned(model: Network) -> bytes:
+        return bytes_of(_plain({name: tensor for name, tensor in model.state_dict().items() if name not in still}))
+
+    files = {WEIGHTS: learned(state.model), MOMENTS: bytes_of(_plain(moments))}
     if state.average is not None:
-        files[AVERAGE] = bytes_of(_plain(state.average.state_dict()))
+        files[AVERAGE] = learned(state.average)
     return files
 
 

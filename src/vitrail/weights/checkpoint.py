@@ -21,13 +21,12 @@ from vitrail.models.build import Network
 from vitrail.models.catalog import ModelConfig
 from vitrail.types import LabelSet
 from vitrail.weights.card import model_card, read_licence
-from vitrail.weights.files import followed, read_json
+from vitrail.weights.files import MODEL_FILE, followed, read_json
 from vitrail.weights.formats.native import NATIVE
 from vitrail.weights.formats.timm import TIMM
 from vitrail.weights.rename import write_tensors
 from vitrail.weights.timm_config import describe, pretrained_cfg
 
-MODEL_FILE = "model.safetensors"
 RECORD_FILE = "vitrail.json"
 MULTILABEL = "multi_label_classification"  # of config.json: an image may have several classes
 PASSENGERS_FILE = "passengers.safetensors"  # what a file of another layout held beside the model

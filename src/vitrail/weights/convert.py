@@ -27,7 +27,8 @@ from vitrail.models.build import Network, build
 from vitrail.models.catalog import ModelConfig
 from vitrail.types import LabelSet
 from vitrail.weights.card import model_card
-from vitrail.weights.checkpoint import MODEL_FILE, write_model_folder
+from vitrail.weights.checkpoint import write_model_folder
+from vitrail.weights.files import MODEL_FILE
 from vitrail.weights.load import FORMATS, Loaded, load_weights, model_shapes
 from vitrail.weights.processor import nearest
 from vitrail.weights.rename import Format, usual, write_tensors

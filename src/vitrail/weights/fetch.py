@@ -9,12 +9,13 @@ from pathlib import Path
 
 from vitrail.errors import WeightsError, did_you_mean
 from vitrail.weights.catalog import CATALOG, Row
-from vitrail.weights.files import followed
+from vitrail.weights.files import INDEX_FILE, MODEL_FILE, followed, weights_of
 
 _PICKLED = (".pt", ".pth", ".bin", ".pkl", ".ckpt", ".tar")
 _WANTED = [
     "config.json",
-    "model.safetensors",
+    MODEL_FILE,
+    INDEX_FILE,
     "preprocessor_config.json",
     "processor_config.json",
     "open_clip_config.json",
@@ -22,6 +23,7 @@ _WANTED = [
     "vitrail.json",
     "passengers.safetensors",
 ]
+_OPEN_CLIP_FILE = "open_clip_model.safetensors"
 _ACCEPTED = "give a file, a folder, a Hugging Face id or a name of `vitrail models --weights`"
 
 
@@ -58,8 +60,13 @@ def _published(row: Row) -> Path:
 
 def _of_hub(name: str) -> Path:
     folder = _download(name, _WANTED)
-    if (folder / "open_clip_config.json").is_file() and not (folder / "model.safetensors").is_file():
-        folder = _download(name, ["open_clip_model.safetensors"])  # where there are both, they are the same weights
+    if not (folder / MODEL_FILE).is_file():
+        if (folder / "open_clip_config.json").is_file():  # where there are both, they are the same weights
+            file = _download(name, [_OPEN_CLIP_FILE]) / _OPEN_CLIP_FILE
+            if file.is_file():
+                return followed(file)
+        if (folder / INDEX_FILE).is_file():
+            folder = _download(name, ["model-*-of-*.safetensors"])
     return _in_folder(folder)
 
 
@@ -92,8 +99,7 @@ def _downloaded(url: str) -> Path:
 
 def _in_folder(folder: Path) -> Path:
     for candidate in (folder / "model", folder):  # a run folder keeps its model folder in model/
-        if (candidate / "model.safetensors").is_file():
-            followed(candidate / "model.safetensors")
+        if weights_of(candidate) is not None:
             return candidate if candidate is folder else followed(candidate)
     weights = sorted(p for p in folder.iterdir() if p.suffix in (".npz", ".safetensors"))
     if len(weights) == 1:

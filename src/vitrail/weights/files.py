@@ -23,6 +23,8 @@ from vitrail.errors import WeightsError
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 Read = TypeVar("Read")
 
+MODEL_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+_MOST_PARTS = 500  # files of one model
 _MOST_TENSORS = 20_000  # the largest published model has some 1,000
 _HEADER = 8 * 2**20  # bytes of a safetensors header, or of an archive's directory
 _ARRAY_HEADER = 10_000  # bytes before an array, numpy's own limit
@@ -40,14 +42,28 @@ _BROKEN = (
 )
 
 
+def weights_of(folder: Path) -> Path | None:
+    """The file of a folder of some library's that holds its weights, or the index of the files that do."""
+    return next((followed(folder / name) for name in (MODEL_FILE, INDEX_FILE) if (folder / name).is_file()), None)
+
+
+def parts_of(path: Path) -> list[Path]:
+    """The weights files that `path` stands for: those that an index names, else itself. WeightsError."""
+    return sorted(_index(path)) if path.name == INDEX_FILE else [path]
+
+
 def read_headers(path: Path) -> dict[str, Tensor]:
     """The tensors of a file without their values: on the meta device. WeightsError on anything odd."""
+    if path.name == INDEX_FILE:
+        return {key: tensor for part, keys in _index(path).items() for key, tensor in _part_headers(part, keys).items()}
     return _guarded(path, {".npz": _npz_headers, ".safetensors": _safetensors_header})
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
     """All tensors of a file. WeightsError on anything odd, NaN and infinite numbers included."""
     read_headers(path)
+    if path.name == INDEX_FILE:
+        return {key: tensor for part in parts_of(path) for key, tensor in read_file(part).items()}
     readers: dict[str, Callable[[Path], dict[str, Tensor]]] = {".npz": _read_npz, ".safetensors": load_file}
     tensors = _guarded(path, readers)
     broken = [key for key, t in tensors.items() if t.dtype in FLOATS and not bool(torch.isfinite(t).all())]
@@ -79,6 +95,30 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise WeightsError(f"{path} should be a JSON table, found {type(table).__name__}")
     return table
+
+
+def _index(path: Path) -> dict[Path, set[str]]:
+    """The parts of a model that is too large for one file, and the tensors of each, as transformers lists them."""
+    table = read_json(path).get("weight_map")
+    if not isinstance(table, dict) or not table or not all(isinstance(name, str) for name in table.values()):
+        raise WeightsError(f"{path} has no weight_map, a table of tensors and the files that they are in")
+    parts: dict[Path, set[str]] = {}
+    if len(names := set(table.values())) > _MOST_PARTS:
+        raise WeightsError(f"{path.name} names {len(names):,} files; a model has at most {_MOST_PARTS}")
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise WeightsError(f"{path.name} names {name[:200]!r}, which is no .safetensors file of its folder")
+        if not (part := path.with_name(name)).is_file():
+            raise WeightsError(f"{path.name} names {name}, which is not there; copy or download it too")
+        parts[followed(part)] = {key for key, place in table.items() if place == name}
+    return parts
+
+
+def _part_headers(part: Path, keys: set[str]) -> dict[str, Tensor]:
+    found = read_headers(part)
+    if odd := sorted(found.keys() ^ keys):
+        raise WeightsError(f"{part.name} and {INDEX_FILE} differ in {', '.join(odd[:3])} ({len(odd)} tensors)")
+    return found
 
 
 def read_metadata(path: Path) -> dict[str, str]:

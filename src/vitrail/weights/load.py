@@ -20,9 +20,9 @@ from vitrail.models.build import Network, build
 from vitrail.models.catalog import MODELS, ModelConfig, find_model
 from vitrail.types import LabelSet
 from vitrail.weights.catalog import published
-from vitrail.weights.checkpoint import MODEL_FILE, MULTILABEL, PASSENGERS_FILE, Stored, read_beside, read_stored
+from vitrail.weights.checkpoint import MULTILABEL, PASSENGERS_FILE, Stored, read_beside, read_stored
 from vitrail.weights.fetch import locate
-from vitrail.weights.files import FLOATS, followed, read_file, read_headers
+from vitrail.weights.files import FLOATS, MODEL_FILE, followed, read_file, read_headers, weights_of
 from vitrail.weights.formats.big_vision import BIG_VISION
 from vitrail.weights.formats.dinov2 import DINOV2, DINOV2_CLASSIFIER
 from vitrail.weights.formats.dinov3 import DINOV3
@@ -142,7 +142,7 @@ def identify(source: str | Path, model: str | None = None, image_size: tuple[int
     cannot be loaded, but for numbers that are not finite."""
     path = locate(source)
     stored = read_stored(path) if path.is_dir() else Stored(description=read_beside(path.parent) or None)
-    file = path / MODEL_FILE if path.is_dir() else path
+    file = (weights_of(path) or path / MODEL_FILE) if path.is_dir() else path
     named = find_model(model) if model is not None else None
     form, tensors = _recognise(read_headers(file), stored, file.name)
     riding = {key for key in tensors if any(re.fullmatch(pattern, key) for pattern in form.passengers)}

@@ -95,7 +95,7 @@ TRANSFORMERS: tuple[tuple[str, str, int, int, str], ...] = (
 )
 
 # torchvision's: weights enumeration, model, image side, top-1 by torchvision's protocol, licence.
-_BSD, _SWAG = "not stated (the library: bsd-3-clause)", "cc-by-nc-4.0"
+_BSD, _SWAG = "not stated", "cc-by-nc-4.0"
 TORCHVISION: tuple[tuple[str, str, int, float, str], ...] = (
     ("ViT_B_16_Weights.IMAGENET1K_V1", "B/16", 224, 81.072, _BSD),
     ("ViT_B_32_Weights.IMAGENET1K_V1", "B/32", 224, 75.912, _BSD),

@@ -83,9 +83,8 @@ def test_a_reader_that_went_away_is_quiet(monkeypatch: pytest.MonkeyPatch, capsy
     [
         (
             "trian",
-            "unknown command 'trian'; did you mean 'train'? "
-            "Choices: demo, data, train, lr-find, batch-find, evaluate, probe, report, predict, convert, inspect, "
-            "models",
+            "unknown command 'trian'; did you mean 'train' or 'trace'? "
+            f"Choices: {', '.join(verb.__name__.replace('_', '-') for verb in cli.VERBS)}",
         ),
         ("--versoin", "unknown option '--versoin'; did you mean '--version'? Choices: --help, --version"),
         ("train", "DATA is missing; see: vitrail train --help"),

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from vitrail.cli.table import show
+from vitrail.cli.table import show, three_digits
 
 
 class Terminal(io.StringIO):
@@ -29,4 +29,12 @@ def test_on_a_terminal_aligned_and_names_are_no_markup(monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "stdout", stream)
     show(("image", "label", "share"), ROWS, right=(2,))
     lines = [line.rstrip() for line in stream.getvalue().splitlines() if "jpg" in line]
-    assert lines == ["rose.jpg   [red]rose[/red]   97.1 %", "t.jpg      tulip              5.0 %"]
+    assert lines == ["rose.jpg  [red]rose[/red]  97.1 %", "t.jpg     tulip             5.0 %"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0071493, "0.00715"), (2.5133, "2.51"), (16.0, "16"), (1089.6, "1,090"), (123_456.0, "123,000"), (0, "0")],
+)
+def test_three_digits_are_shown_without_an_exponent(value: float, text: str) -> None:
+    assert three_digits(value) == text

@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 
 from pictures import noise, smooth
 from vitrail.config import Preprocess
-from vitrail.data.preprocess import centre_crop, covering_size, fit, preprocess, resize, to_model
+from vitrail.data.preprocess import centre_crop, covering_size, fit, preprocess, resize, to_model, window
 
 SHAPES = [(375, 500), (500, 375), (224, 224), (100, 37), (31, 333), (600, 450), (257, 256)]
 
@@ -177,3 +177,30 @@ def test_an_odd_margin_is_rounded_to_even_or_down(height, width):
         top, left = (height - 5) // 2, (width - 5) // 2
         assert torch.equal(centre_crop(pixels, (5, 5), floor=True), pixels[:, top : top + 5, left : left + 5])
     assert (8 - 5) % 4 == 3, "a margin whose two roundings differ"
+
+
+@pytest.mark.parametrize("resize", ["shortest", "squash"])
+@pytest.mark.parametrize("shape", [(375, 500), (500, 375), (100, 37), (31, 333), (20, 2000)])
+@pytest.mark.parametrize("size", [(32, 32), (24, 40)])
+def test_the_window_is_what_the_crop_keeps(shape: tuple[int, int], resize: str, size: tuple[int, int]) -> None:
+    """An image whose colours tell where each pixel lies shows at its borders what the window says."""
+    config = Preprocess(size=size, crop=0.8, resize=resize, interpolation="bilinear")
+    rows, cols = shape
+    y = torch.linspace(0, 255, rows)[:, None].expand(shape)
+    x = torch.linspace(0, 255, cols)[None].expand(shape)
+    seen = fit(torch.stack([y, x, y]).round().to(torch.uint8), config).float()
+    found = window(shape, config)
+    top, left, bottom, right = found.box
+    assert found.resized[0] >= size[0] and found.resized[1] >= size[1]
+    for side, length, first, last in ((0, rows, top, bottom), (1, cols, left, right)):
+        pixel = (last - first) / size[side]
+        line = seen[0][:, 0] if side == 0 else seen[1][0]
+        for value, place in ((line[0], first + pixel / 2), (line[-1], last - pixel / 2)):
+            expected = float(place - 0.5) / (length - 1) * 255
+            assert abs(float(value) - expected) < 1.5 + 255 / length, (side, value, expected)
+
+
+def test_the_window_of_an_image_that_is_padded_goes_beyond_it() -> None:
+    found = window((40, 10), Preprocess(size=(20, 20), crop=1.0, resize="squash"))
+    assert found.box == (0.0, 0.0, 40.0, 10.0)
+    assert window((3, 900), Preprocess(size=(4, 4), crop=1.0)).box == (0.0, 448.5, 3.0, 451.5)

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from architectures import KINDS, gap, make
 from vitrail.errors import ConfigError
+from vitrail.explain.cells import without
 from vitrail.explain.decomposition import direct_logit_attribution, logit_lens, patch_lens
-from vitrail.explain.perturbation import head_importance, logits_without, occlusion
+from vitrail.explain.perturbation import head_importance, occlusion
 from vitrail.explain.representation import (
     attention_distance,
     attention_entropy,
@@ -78,13 +79,26 @@ def test_the_lens_of_each_patch_is_the_head_s_answer_to_it() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_without_patches_are_those_of_the_shorter_sequence(kind: str) -> None:
     model, x = make(kind)
-    kept = torch.ones(2, 24, dtype=torch.float64)
-    kept[0, [1, 7]], kept[1, [0, 23]] = 0, 0
-    found = logits_without(model, x, kept)
+    kept = torch.ones(2, 24, dtype=torch.bool)
+    kept[0, [1, 7]], kept[1, [0, 23]] = False, False
+    found = without(model, x, kept)
     for i, gone in enumerate(([1, 7], [0, 23])):
         assert gap(found[i : i + 1], trace(model, x[i : i + 1], change=Intervention(drop=gone))[0]) < 1e-10
-    whole = torch.ones(2, 24, dtype=torch.float64)
-    assert gap(logits_without(model, x, whole), model(x)) < 1e-10
+        assert gap(without(model, x[i : i + 1], kept)[i], found[i]) < 1e-10  # one image, embedded once, for all rows
+    assert gap(without(model, x, torch.ones(2, 24, dtype=torch.bool)), model(x)) < 1e-10
+    many = torch.ones(40, 24, dtype=torch.bool)  # more than are computed at once
+    many[torch.arange(40), torch.arange(40) % 24] = False
+    assert gap(without(model, x[:1], many)[33], trace(model, x[:1], change=Intervention(drop=[33 % 24]))[0][0]) < 1e-10
+
+
+def test_rows_that_keep_another_number_of_patches_are_refused() -> None:
+    model, x = make()
+    kept = torch.ones(2, 24, dtype=torch.bool)
+    kept[0, 0] = False
+    with pytest.raises(ValueError, match="as many patches"):
+        without(model, x, kept)
+    with pytest.raises(ValueError, match="one at least"):
+        without(model, x, torch.zeros(2, 24, dtype=torch.bool))
 
 
 def test_occlusion_is_what_the_logit_loses() -> None:

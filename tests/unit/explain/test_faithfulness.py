@@ -10,6 +10,7 @@ from architectures import KINDS, make
 from vitrail.explain import faithfulness as measure
 from vitrail.explain.attention import rollout
 from vitrail.explain.catalog import METHODS
+from vitrail.explain.cells import Baseline, stand_in_for
 from vitrail.models.vit import ViT
 
 
@@ -52,7 +53,7 @@ def test_of_an_additive_model_the_true_order_is_the_best(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("baseline", ["drop", "mean", "blur"])
 @pytest.mark.parametrize("kind", ["token", "gap", "rotary, registers", "hybrid"])
-def test_the_curves_begin_and_end_at_the_whole_image(kind: str, baseline: measure.Baseline) -> None:
+def test_the_curves_begin_and_end_at_the_whole_image(kind: str, baseline: Baseline) -> None:
     model, x = make(kind)
     classes = torch.tensor([3, 5])
     found = measure.curves(model, x, classes, rollout(model, x, classes), baseline, points=4)
@@ -66,11 +67,11 @@ def test_the_curves_begin_and_end_at_the_whole_image(kind: str, baseline: measur
 
 def test_a_blurred_image_is_smoother_and_a_constant_one_stays() -> None:
     x = torch.randn(1, 3, 16, 24, dtype=torch.float64)
-    blurred = measure._stand_in(x, "blur")
+    blurred = stand_in_for(x, "blur")
     assert blurred is not None and blurred.shape == x.shape
     assert float(blurred.std()) < 0.5 * float(x.std())
     flat = torch.full_like(x, 0.7)
-    assert (measure._stand_in(flat, "blur") - flat).abs().max() < 1e-12  # type: ignore[operator]
+    assert (stand_in_for(flat, "blur") - flat).abs().max() < 1e-12  # type: ignore[operator]
 
 
 def test_saco_is_one_where_the_order_agrees_and_minus_one_where_it_is_reversed() -> None:
@@ -156,9 +157,10 @@ def test_pointing_and_overlap() -> None:
     mask = torch.zeros(1, 4, 6, dtype=torch.bool)
     mask[0, 1:3, 2:4] = True
     inside, outside = mask.double(), (~mask).double()
-    assert measure.pointing(inside, mask).tolist() == [True]
-    assert measure.pointing(outside, mask).tolist() == [False]
-    assert measure.pointing(outside, torch.ones_like(mask)).tolist() == [True]
+    assert measure.pointing(inside, mask).tolist() == [1.0]
+    assert measure.pointing(outside, mask).tolist() == [0.0]
+    assert measure.pointing(outside, torch.ones_like(mask)).tolist() == [1.0]
+    assert measure.pointing(torch.zeros_like(inside), mask).tolist() == [pytest.approx(4 / 24)]  # flat: no hit
     assert measure.overlap(inside, mask).tolist() == [1.0]
     assert measure.overlap(outside, mask).tolist() == [0.0]
 

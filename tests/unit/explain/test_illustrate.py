@@ -148,8 +148,8 @@ def test_every_sentence_is_used_and_every_one_used_exists() -> None:
     sources += [PACKAGE.joinpath(name).read_text() for name in ("views.py", "state.py", "page.py", "illustrate.js")]
     quoted = set(re.findall(r'"([a-z_.]+)"', "\n".join(sources)))
     built = re.compile(
-        r"(image|patches|embed|position|heads|depth|sum|why)\.title|why\.(both|one|none)|theme\..*|unit\..*"
-        r"|why\.[a-z_]+(\.says)?|position\.lead\.(rope|none)|sum\.lead\.(reads|tanh)"
+        r"(image|patches|embed|position|heads|depth|sum|why)\.title(\.patches)?|why\.(both|one|none)|theme\..*|unit\..*"
+        r"|why\.[a-z_]+(\.says)?|position\.(learned|sincos2d|rope|none)|sum\.lead\.(reads|tanh)"
     )
     assert {key for key in WORDS if key not in quoted and not built.fullmatch(key)} == set()
     for key in re.findall(r'\bt\("([a-z_.]+)"[,)]', "\n".join(sources)):

@@ -48,7 +48,7 @@ def test_other_precisions_and_many_tokens_take_the_fused_kernel(monkeypatch: pyt
     calls: list[torch.dtype] = []
     fused = F.scaled_dot_product_attention
 
-    def counted(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def counted(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None = None) -> torch.Tensor:
         calls.append(q.dtype)
         return fused(q, k, v)
 

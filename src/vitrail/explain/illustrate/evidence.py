@@ -2,14 +2,14 @@
 it points at go, beside the same for maps drawn at random."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vitrail.explain.catalog import METHODS
-from vitrail.explain.faithfulness import Curves, curves, random_map, spearman
+from vitrail.explain.faithfulness import Curves, Ends, curves, ends, random_map, spearman
 from vitrail.models.vit import ViT
 from vitrail.types import Images
 
@@ -18,7 +18,7 @@ CHOSEN = (
     *("input_gradient", "integrated_gradients", "occlusion", "random"),
 )
 BAND = 8  # random maps behind the band
-POINTS = 11  # of a curve
+POINTS = 9  # of a curve
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,9 @@ def gather_evidence(model: ViT, images: Images, label: int, notify: Callable[[st
     chance = torch.cat([random_map(model, images, target, seed) for seed in range(1, BAND + 1)])
     notify("what each of these maps is worth")
     every = torch.cat([maps, chance.to(maps)])
-    many = curves(model, images.expand(len(every), -1, -1, -1), target.expand(len(every)), every, points=POINTS)
+    whole, empty = (value.expand(len(every)) for value in astuple(ends(model, images, target)))
+    batch, targets = images.expand(len(every), -1, -1, -1), target.expand(len(every))
+    many = curves(model, batch, targets, every, points=POINTS, known=Ends(whole, empty))
     flat = maps.flatten(1).double()
     size = flat.abs().mean(dim=1)
     tensors = {f"maps.{name}": values for name, values in zip(CHOSEN, maps, strict=True)}

@@ -26,8 +26,6 @@ from vitrail.explain.illustrate.words.catalog import LANGUAGES, WORDS
 from vitrail.inference import Classifier
 from vitrail.report import printable
 
-STEPS = ("image", "patches", "embed", "position", "heads", "depth", "sum", "why")
-
 
 def illustrate(
     classifier: Classifier,
@@ -80,7 +78,7 @@ def render(walk: Walk, language: str = "en") -> str:
         "script": Markup(script),
         "style_hash": _hash(style),
         "script_hash": _hash(script),
-        "steps": STEPS,
+        "steps": views.STEPS,
         "state": chosen,
         "payload": Markup(_data(payload(walk, numbers, chosen))),
         "version": metadata.version("vitrail"),

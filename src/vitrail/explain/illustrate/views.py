@@ -20,6 +20,7 @@ LINES = 6  # classes in the chart of the lens
 UNITS = {"share of attention": "unit.share", "logits": "unit.logits", "logits a unit": "unit.slope", "none": ""}
 SMALL = 128  # pixels of a side below which an image is shown as squares
 
+STEPS = ("image", "patches", "embed", "position", "heads", "depth", "sum", "why")
 View = dict[str, Any]
 Chosen = Mapping[str, int]
 
@@ -77,6 +78,7 @@ def frame(walk: Walk, numbers: Numbers, chosen: Chosen) -> View:
         "lattice_path": _lattice(walk),
         "frame": _frame(walk),
         "bar_signed": lambda name, form: _signed_bar(numbers, name, form),
+        "titles": {step: _title(step, walk) for step in STEPS},
         "prefix_names": _listed([token_name(walk, numbers, i) for i in range(walk.config.prefix)]),
         "token_names": [token_name(walk, numbers, i) for i in range(walk.config.prefix)],
     }
@@ -121,9 +123,19 @@ def entry(walk: Walk, numbers: Numbers, chosen: Chosen) -> View:
         "limits": {"product": "scale.product", "vector": "scale.vector"},
         "position": config.position,
         "has_class_token": config.class_token,
+        "reading": _reading(walk),
+        "has_distillation_token": config.distillation_token,
+        "has_registers": config.registers > 0,
         "similarity": walk.similarity is not None,
     }
     return view | _positions(walk)
+
+
+def _reading(walk: Walk) -> str:
+    """The key of what is said about the class token."""
+    if not walk.config.class_token:
+        return "position.patches"
+    return "position.read" if walk.config.pool in ("token", "token_gap") else "position.unread"
 
 
 def _positions(walk: Walk) -> View:
@@ -207,7 +219,7 @@ def why(walk: Walk, numbers: Numbers, chosen: Chosen) -> View:
                 "title": "why.random.name" if name == "random" else f"why.{name}",
                 "random": name == "random",
                 "picture": pictures.evidence(walk.pixels, found.shares[place], walk.config),
-                "verdict": found.verdict(place),
+                "verdict": "none" if name == "random" else found.verdict(place),
                 "unit": UNITS[METHODS[name].unit],
                 "curve": charts.curve_chart(removed, curves.deletion[place].tolist(), low, high),
                 **bars,
@@ -224,6 +236,11 @@ def why(walk: Walk, numbers: Numbers, chosen: Chosen) -> View:
         "signed_bar": charts.root_bar(_colours("blue_orange"), halves),
         "agreement": lambda i, j: _shade(numbers.value(f"maps.agreement[{i},{j}]"), 1.0) if i != j else "same",
     }
+
+
+def _title(step: str, walk: Walk) -> str:
+    """The key of a step's title."""
+    return f"{step}.title" + (".patches" if step == "position" and not walk.config.class_token else "")
 
 
 def _lattice(walk: Walk) -> str:

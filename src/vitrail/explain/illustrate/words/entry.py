@@ -111,26 +111,37 @@ ENTRY = {
         "对每个图像块和每个滤波器都这样写出，所得的和与模型算出的值最多相差 {error}。",
     ),
     "position.title": Words("A class token, and a sense of place", "分类标记与位置感"),
-    "position.lead": Words(
+    "position.title.patches": Words("A sense of place", "位置感"),
+    "position.read": Words(
         "Before the patches comes a token that stands for no part of the image: the class token, from which the "
-        "answer will be read. Then every token gets a learned vector added that says where it is, its position "
-        "embedding.",
-        "图像块之前有一个不代表图像任何部分的标记：分类标记，回答将从它读出。随后，每个标记都加上一个学到的向量，说明"
-        "它在哪里，即位置嵌入。",
+        "answer will be read.",
+        "图像块之前有一个不代表图像任何部分的标记：分类标记，回答将从它读出。",
     ),
-    "position.lead.patches": Words(
-        "Every patch gets a vector added that says where it is, its position embedding. The answer will be read from "
-        "the patches themselves.",
-        "每个图像块都加上一个说明其位置的向量，即位置嵌入。回答将从图像块本身读出。",
+    "position.unread": Words(
+        "Before the patches comes a token that stands for no part of the image, the class token; the head of this "
+        "model reads the patches instead.",
+        "图像块之前有一个不代表图像任何部分的标记，即分类标记；不过这个模型的头部读取的是图像块。",
     ),
-    "position.lead.rope": Words(
-        "This model adds no position embedding. It turns the queries and keys of each patch by angles that tell its "
-        "row and column, inside every block.",
-        "这个模型不加位置嵌入，而是在每个块内，按表示行与列的角度旋转各图像块的查询与键。",
+    "position.patches": Words(
+        "This model has no class token: the answer will be read from the patches themselves.",
+        "这个模型没有分类标记：回答将从图像块本身读出。",
     ),
-    "position.lead.none": Words(
-        "This model adds no position embedding: it cannot know where a patch lies.",
-        "这个模型不加位置嵌入：它无法知道图像块在哪里。",
+    "position.learned": Words(
+        "Every patch gets a learned vector added that says where it is, its position embedding.",
+        "每个图像块都加上一个学到的、说明其位置的向量，即位置嵌入。",
+    ),
+    "position.sincos2d": Words(
+        "Every patch gets a fixed vector of sines and cosines added that says where it is, its position embedding.",
+        "每个图像块都加上一个由正弦和余弦构成的固定向量，说明其位置，即位置嵌入。",
+    ),
+    "position.rope": Words(
+        "It adds no position embedding: inside every block, queries and keys are turned by angles that tell row and "
+        "column.",
+        "它不加位置嵌入：在每个块内，查询与键按表示行与列的角度旋转。",
+    ),
+    "position.none": Words(
+        "It adds no position embedding, so it cannot know where a patch lies.",
+        "它不加位置嵌入，因此无法知道图像块在哪里。",
     ),
     "position.prefix": Words("Before the patches stand: {tokens}.", "图像块之前有：{tokens}。"),
     "position.map": Words(

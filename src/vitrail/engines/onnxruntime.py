@@ -1,0 +1,99 @@
+"""ONNX and ONNX Runtime: the portable file, and an engine for it."""
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from vitrail.engines.program import INPUT, OUTPUT, capture
+from vitrail.errors import MissingExtra, WeightsError
+from vitrail.models.fold import Folded
+from vitrail.types import Logits
+
+GRAPH = "model.onnx"
+_DOMAINS = {"", "ai.onnx", "com.microsoft"}  # operators that come with ONNX Runtime; others would load a library
+
+
+def write(folded: Folded, folder: Path) -> None:
+    """The graph as one file in `folder`, any number of images."""
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra(str(error.name), "onnx", "an ONNX file") from error
+    program = capture(folded.float())
+    with warnings.catch_warnings():  # the exporter warns of its own parts
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            program,
+            (),
+            str(folder / GRAPH),
+            dynamo=True,
+            external_data=False,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            verbose=False,
+        )
+
+
+def quantize(folder: Path, out: Path) -> None:
+    """int8 weights, a scale for each row, and activations quantised as they come: no calibration needed."""
+    try:
+        import onnx
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+    except ImportError as error:
+        raise MissingExtra(str(error.name), "onnx", "the engine onnxruntime-int8") from error
+    model = onnx.load(str(folder / GRAPH))
+    del model.graph.value_info[:]  # shapes of the exporter, which the quantizer takes for contradictions
+    onnx.save(model, str(out / GRAPH))
+    quantize_dynamic(str(out / GRAPH), str(out / "int8.onnx"), per_channel=True, weight_type=QuantType.QInt8)
+    (out / "int8.onnx").replace(out / GRAPH)
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file of a stranger that names other files outside its folder, or operators of unknown libraries.
+    WeightsError."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise MissingExtra("onnx", "onnx", "reading an ONNX file") from error
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:
+        raise WeightsError(f"{path} is not an ONNX file: {type(error).__name__}") from error
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location" and Path(entry.value).name != entry.value:
+                raise WeightsError(f"{path} keeps weights outside its folder, in {entry.value!r}, which is refused")
+    if odd := _domains(model.graph.node) - _DOMAINS:
+        raise WeightsError(f"{path} needs operators of {', '.join(sorted(odd))}, whose code is not vitrail's to load")
+
+
+def _domains(nodes: Iterable[Any]) -> set[str]:
+    return {node.domain for node in nodes}
+
+
+class ONNXRuntimeEngine:
+    """Runs an ONNX file on the processor."""
+
+    def __init__(self, graph: Path, name: str) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingExtra("onnxruntime", "onnx", "the engine onnxruntime") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            self.session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise WeightsError(f"{graph} is not a graph that ONNX Runtime can run: {error}") from error
+        self.name = name
+
+    def __call__(self, pixels: UInt8[Tensor, "B 3 H W"]) -> Logits:
+        (logits,) = self.session.run([OUTPUT], {INPUT: pixels.contiguous().numpy()})
+        return torch.from_numpy(logits)
