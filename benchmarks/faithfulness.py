@@ -81,7 +81,7 @@ class Photos:
     ends: dict[measure.Baseline, measure.Ends]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def prepared(model: ViT, fast: ViT, images: Tensor, number: int) -> Photos:
     classes = model(images).argmax(dim=1)
     half, which = images.to(next(fast.parameters())), POINTS if number == 0 else ("drop",)
@@ -150,7 +150,7 @@ def costs(rows: dict[str, dict[str, object]]) -> str:
         if (row := rows.get(f"{name}/0")) is not None:
             falls = row["sanity"]
             shown = ", ".join(f"{v:.2f}" for v in falls) if isinstance(falls, list) else "not measured"
-            text.append(f"| {name} | {shown} | {row['processor_seconds']:.2f} s |")
+            text.append(f"| {name} | {shown} | {row['processor_seconds']:.2g} s |")
     return "\n".join(text)
 
 
@@ -177,18 +177,18 @@ def main() -> None:
             file.write(json.dumps(rows[name]) + "\n")
         print(name, flush=True)
 
-    if "check" not in rows:
-        facts = machine(torch.device("cpu"), "float32 and bfloat16").model_dump(mode="json")
-        write("check", {"machine": facts, "threads": torch.get_num_threads(), **checked(model, fast, photos[0])})
     names = [f"random {i}" for i in range(RANDOM)] + [n for n in METHODS if n not in ("random", *SLOW)]
     work = [(name, b) for b in range(len(photos)) for name in names]
-    work += [(name, 0) for name in SLOW]
+    work[len(names) : len(names)] = [(name, 0) for name in SLOW]
     ready: Photos | None = None
     for name, number in work:
         if f"{name}/{number}" not in rows:
             if ready is None or ready.number != number:
                 ready = prepared(model, fast, photos[number], number)
             write(f"{name}/{number}", measured(model, fast, ready, name))
+    if "check" not in rows:
+        facts = machine(torch.device("cpu"), "float32 and bfloat16").model_dump(mode="json")
+        write("check", {"machine": facts, "threads": torch.get_num_threads(), **checked(model, fast, photos[0])})
     print(json.dumps(rows["check"], indent=1))
     everything: tuple[str, ...] = tuple(POINTS)
     for part in ((range(len(photos)), ("drop",), BATCH), (range(1), everything, BATCH), (range(1), everything, FEW)):

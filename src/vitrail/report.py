@@ -84,6 +84,7 @@ class ModelFacts(Config):
     classes: Count
     source: str | None = None  # as the user gave it
     seed: int | None = None  # of its training, where known
+    averaged: bool | None = None  # whether its weights are means over the last steps (EMA); None: not known
     preprocess: dict[str, JsonValue] | None = None  # how the images were shown to it; None in reports of older versions
     protocol: str | None = None  # whose way that is; None: the way that came with the weights
 

@@ -7,7 +7,7 @@ import torch
 from programs import program
 
 glyphs = program("glyphs")
-# What the benchmark found and docs/benchmarks.md explains: these do not beat random maps in this measure.
+# docs/benchmarks.md says why: it points at chance, and its deletion lies in the random band in some models.
 WORSE = {"grad_cam": {"pointing", "deletion"}}
 
 

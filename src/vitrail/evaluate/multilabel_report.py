@@ -90,6 +90,11 @@ class MultilabelReport(Config):
         """Its value; 0 where no image has a class."""
         return self.mean_average_precision or 0.0
 
+    @property
+    def limit(self) -> str:
+        """The threshold in percent."""
+        return f"{100 * self.threshold:g} %"
+
     def logged(self) -> dict[str, float | None]:
         """What training writes of it on the way."""
         return {"val_map": self.mean_average_precision, "val_nll": self.nll}
@@ -115,7 +120,7 @@ class MultilabelReport(Config):
         return (
             f"On {self.images:,} {images} of {self.data.name} its mean average precision over "
             f"{len(self.classes):,} classes is {percent(self.mean_average_precision)}{between}. "
-            f"Naming every class that is at least {percent(self.threshold)} likely, it gives "
+            f"Naming every class that is at least {self.limit} likely, it gives "
             f"{percent(self.exact)} of the images exactly their classes."
         )
 
@@ -154,10 +159,9 @@ class MultilabelReport(Config):
         low, high = self.exact_interval
         missed = len(self.unreadable)
         counted = "each counted once" + (f", {missed} unreadable and not counted" if missed else "")
-        share = percent(self.threshold)
         return [
             ["mean average precision", percent(self.mean_average_precision), "mean over the classes, no threshold"],
-            ["F1", percent(self.f1), f"over all answers, at a threshold of {share}"],
+            ["F1", percent(self.f1), f"over all answers, at a threshold of {self.limit}"],
             ["precision", percent(self.precision), "of the classes that it named, the share that was right"],
             ["recall", percent(self.recall), "of the classes that the images have, the share that it named"],
             ["macro F1", percent(self.macro_f1), "mean over the classes"],

@@ -22,6 +22,7 @@ from vitrail.report import Mistake, Report, percent, printable, sentence
 PICTURES = 12  # mistakes shown as pictures
 SIDE = 240  # pixels of a thumbnail's longer side, twice its size on the page
 MATRIX = 20  # classes up to which the confusion matrix is shown whole
+WEIGHTS = {None: "", True: "averaged over the last steps (EMA)", False: "those of the last step"}  # what was measured
 M = TypeVar("M", Mistake, LabelMistake)
 SCORES: dict[type, str] = {Report: "val_top1", MultilabelReport: "val_map"}  # in the rows of metrics.jsonl
 ROWS = 20  # of a table before the rest is folded away
@@ -231,6 +232,7 @@ def _provenance(report: Report | MultilabelReport) -> list[tuple[str, str]]:
         ("images as the model sees them", model.shown()),
         ("parameters", f"{model.parameters:,}"),
         ("weights sha256", model.sha256),
+        ("weights measured", WEIGHTS[model.averaged]),
         ("training seed", "" if model.seed is None else f"{model.seed}"),
         ("software", f"vitrail {machine.vitrail}, torch {machine.torch}, Python {machine.python}"),
         ("computed on", f"{machine.processor} ({machine.device}), {machine.precision}"),

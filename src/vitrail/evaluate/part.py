@@ -196,7 +196,7 @@ def data_facts(part: Part) -> DataFacts:
 def model_facts(classifier: Classifier, source_name: str | None, shown: Preprocess, protocol: str | None) -> ModelFacts:
     """What the report says of the model."""
     model = classifier.model
-    seed = _table(classifier.record, "recipe").get("seed")
+    seed, averaged = _table(classifier.record, "recipe").get("seed"), classifier.record.get("averaged")
     return ModelFacts(
         config=model.config.model_dump(mode="json"),
         sha256=weights_sha256(model),
@@ -204,6 +204,7 @@ def model_facts(classifier: Classifier, source_name: str | None, shown: Preproce
         classes=len(classifier.labels),
         source=source_name,
         seed=seed if isinstance(seed, int) else None,
+        averaged=averaged if isinstance(averaged, bool) else None,
         preprocess=shown.model_dump(mode="json"),
         protocol=protocol,
     )

@@ -364,6 +364,8 @@ def opening(job: Job, state: TrainState) -> str:
         text += f" Its teacher is {job.teacher.source}."
     if recipe.expected:
         text += f" Expected: {recipe.expected}."
+    if state.average is not None:
+        text += f" Weights averaged over the steps (ema {recipe.optim.ema:g}) are evaluated and kept."
     if job.dataset.multilabel:
         text += f" An image may have several classes: one yes-or-no question each (loss {recipe.optim.loss})."
     if state.step:

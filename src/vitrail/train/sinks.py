@@ -49,7 +49,7 @@ class TensorBoard:
             for column, tag in TAGS.items():
                 if column in row:
                     self.writer.add_scalar(tag, row[column], row["step"])
-            if "val_nll" in row:
+            if any(column.startswith("val_") for column in row):
                 self.writer.flush()
         except Exception as error:
             self._give_up(error)

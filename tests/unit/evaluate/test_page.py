@@ -167,3 +167,16 @@ def test_a_note_stands_under_the_verdict() -> None:
 def test_top5_only_where_it_says_something() -> None:
     assert "<dt>top-5</dt>" not in render(make_report())
     assert "<dt>top-5</dt>" in render(make_report(classes=6))
+
+
+def test_the_page_says_which_weights_were_measured():
+    for averaged, words in (
+        (True, "averaged over the last steps (EMA)"),
+        (False, "those of the last step"),
+        (None, None),
+    ):
+        report = make_report()
+        model = report.model.model_copy(update={"averaged": averaged})
+        page = render(report.model_copy(update={"model": model}))
+        assert ("weights measured" in page) is (words is not None)
+        assert words is None or words in page
