@@ -13,7 +13,8 @@ fair to all; a turn gives ratios, and the median and the quartiles of the ratios
   puts them together; in float32, its default, and with autocast to bfloat16, its --amp.
 - transformers: pipeline("image-classification") in batches, with two workers, in float32, its default, and bfloat16.
 
-Photos are repeated under other names until there are enough (--photos). Labels are compared with those of timm.
+Photos are repeated under other names until there are enough (--photos). Labels are compared with those of the first
+side that is not vitrail's.
 """
 
 import argparse
@@ -90,7 +91,7 @@ def transformers_side(weights: str, precision: str) -> Side:
     index = {name: place for place, name in pipe.model.config.id2label.items()}
 
     def run(files: list[str]) -> list[int]:
-        answers = pipe((file for file in files), top_k=1, batch_size=BATCH, num_workers=WORKERS)
+        answers = pipe(files, top_k=1, batch_size=BATCH, num_workers=WORKERS)
         return [index[answer[0]["label"]] for answer in answers]
 
     return run
@@ -105,6 +106,7 @@ KINDS: dict[str, Callable[[str, str], Side]] = {
 
 def serve(kind: str, variant: str, weights: str, pipe: Connection) -> None:
     """A side in its own process: answers lists of files with (seconds, indices) until it gets None."""
+    mp.set_start_method("fork", force=True)  # as where no process is spawned: loaders start their workers quickly
     side = KINDS[kind](weights, variant)
     pipe.send("ready")
     while (files := pipe.recv()) is not None:
@@ -114,7 +116,7 @@ def serve(kind: str, variant: str, weights: str, pipe: Connection) -> None:
 
 
 def measure(weights: str, files: list[str], turns: int, sides: list[tuple[str, str]]) -> dict[str, Any]:
-    """Rates, ratios to every side that is not vitrail's, and how many labels agree with the first of timm's."""
+    """Rates, ratios to every side that is not vitrail's, and how many labels agree with the first of those."""
     context = mp.get_context("spawn")
     pipes, processes = [], []
     for kind, variant in sides:
@@ -142,7 +144,7 @@ def measure(weights: str, files: list[str], turns: int, sides: list[tuple[str, s
     for pipe, process in zip(pipes, processes, strict=True):
         pipe.send(None)
         process.join()
-    reference = found["timm float32"]
+    reference = found[next(name for name in names if not name.startswith("vitrail"))]
     rows = {}
     for name in names:
         ratios = {}

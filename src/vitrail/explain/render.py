@@ -180,7 +180,7 @@ def colour_bar(low: float, high: float, table: str, unit: str, width: int = 240)
     marks = ""
     for value in ticks(low, high):
         x = (value - low) / (high - low) * width
-        side = "start" if x < 8 else "end" if x > width - 8 else "middle"
+        side = "start" if x < 16 else "end" if x > width - 16 else "middle"
         marks += f'<path d="M{x:.2f} 10v4" stroke="currentColor"/>'
         marks += f'<text x="{x:.2f}" y="24" text-anchor="{side}">{tick_text(value)}</text>'
     says = f"{tick_text(low)} to {tick_text(high)}, {unit}"
