@@ -268,11 +268,40 @@ def test_other_settings_or_data_do_not_continue_a_run(images: Path, tmp_path: Pa
         run(data, out, "lr=0.01", "label_smoothing=0")
     assert str(error.value) == (
         f"the run in {out} was started differently (recipe.optim.lr 0.002, now 0.01; recipe.optim.label_smoothing 0.1, "
-        "now 0.0): give what it was started with to continue it, or another --out"
+        "now 0.0): give what it was started with to continue it, or another --out, or --accept-changes to go on like "
+        "this"
     )
     (data / "train" / "ape" / "000.png").unlink()
     with pytest.raises(ConfigError, match=r"was started differently \(.*data [0-9a-f]{64}, now [0-9a-f]{64}\)"):
         run(data, out)
+
+
+def test_changes_are_accepted_where_told_and_written_down(images: Path, tmp_path: Path) -> None:
+    data, out = shutil.copytree(images, tmp_path / "zoo"), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(data, out, notify=stop_at("step", 6))
+    (data / "train" / "ape" / "000.png").unlink()
+    for setting in ("mlp_dim=16", "optimizer=sgd", "ema=0"):
+        with pytest.raises(ConfigError, match=r"a run cannot change .* on its way: choose another --out"):
+            run(data, out, setting, accept_changes=True)
+    (data / "val" / "dog").mkdir()
+    shutil.copy(data / "train" / "ape" / "001.png", data / "val" / "dog")
+    shutil.copytree(data / "val" / "dog", data / "train" / "dog")
+    with pytest.raises(ConfigError, match=r"a run cannot change .*the classes on its way"):
+        run(data, out, accept_changes=True)
+    shutil.rmtree(data / "val" / "dog")
+    shutil.rmtree(data / "train" / "dog")
+    report = run(data, out, "lr=0.001", accept_changes=True).report
+    record = json.loads((out / "run.json").read_text())
+    (change,) = record["changes"]
+    assert [text.partition(" ")[0] for text in change["changed"]] == ["recipe.optim.lr", "data"]
+    assert read_record(out / "model")["changes"] == record["changes"]
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in rows if "loss" in row]
+    assert steps == list(range(1, record["steps"] + 1))  # one run, whose steps are counted on
+    rates = {row["step"]: row["lr"] for row in rows if "lr" in row}
+    assert rates[7] < rates[6]
+    assert report.images == 9 and record["finished"]
 
 
 def test_the_default_folder_is_the_same_for_the_same_command(

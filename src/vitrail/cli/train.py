@@ -20,6 +20,9 @@ def train(
     ] = None,
     seed: Seed = 0,
     set_: Settings = (),
+    accept_changes: Annotated[
+        bool, Parameter(help="Continue a run that was started with other data or settings, with these from here on.")
+    ] = False,
 ) -> None:
     """Train a Vision Transformer on your photos, from scratch or from published weights, and measure it.
 
@@ -32,7 +35,15 @@ def train(
     keep_freed_memory()
     with reporting() as notify:
         result = run(
-            data, model=model, weights=weights, recipe=recipe, out=out, seed=seed, overrides=set_, notify=notify
+            data,
+            model=model,
+            weights=weights,
+            recipe=recipe,
+            out=out,
+            seed=seed,
+            overrides=set_,
+            notify=notify,
+            accept_changes=accept_changes,
         )
     sys.stdout.write(result.report.markdown())
     print(f"\nreport   {result.folder / 'report.html'}\nmodel    {result.folder / 'model'}")

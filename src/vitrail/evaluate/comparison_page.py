@@ -133,7 +133,11 @@ def _differences_chart(comparison: Comparison) -> Markup | None:
         return None
     than = comparison.differences[0].than
     label = f"Difference from {than} with 95 % intervals: " + "; ".join(_words(d) for d in comparison.differences)
-    title = f"points of {comparison.measure} more than {than}"
+    title = (
+        f"points more {comparison.measure} than {than}"
+        if comparison.multilabel
+        else f"points of top-1 more than {than}"
+    )
     return interval_chart(rows, x_title=title, label=label, reference=0.0)
 
 

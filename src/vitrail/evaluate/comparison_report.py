@@ -145,7 +145,8 @@ class Comparison(Config):
         if len(level) > 1:
             behind = [f", ahead of {percent(_scores(run).top1)} in {run.mark}" for run in ranked[len(level) :]][:1]
             return f"{', '.join(level[:-1])} and {level[-1]} are right equally often: {right}{''.join(behind)}."
-        return f"{best.mark} is right most often: {right}, against {percent(tops[1])} in {ranked[1].mark}."
+        exactly = "exactly " if self.multilabel else ""
+        return f"{best.mark} is {exactly}right most often: {right}, against {percent(tops[1])} in {ranked[1].mark}."
 
     def markdown(self) -> str:
         """Tables that read well in a terminal of 80 columns and as Markdown."""

@@ -16,7 +16,7 @@ from vitrail.errors import UnknownName
 from vitrail.explain.cells import Maps, on_grid
 from vitrail.models.trace import Trace, pooled_at, trace
 from vitrail.models.vit import ViT
-from vitrail.types import Images, Labels
+from vitrail.types import Images, Labels, Logits
 
 Mixing = Float[Tensor, "B T T"]
 
@@ -116,7 +116,7 @@ def legrad(model: ViT, images: Images, classes: Labels) -> Maps:
     _, record = trace(model, images, parts=("attention", "after_mlp"), gradients=True)
     total: Tensor | None = None
     for depth, block in enumerate(record.blocks, 1):
-        score = model.classify(_read_by_all(model, record, depth)).gather(1, classes[:, None]).sum()
+        score = score_of(model.classify(_read_by_all(model, record, depth)), classes)
         (gradient,) = torch.autograd.grad(score, block.attention, retain_graph=True)
         positive = gradient.clamp(min=0).mean(dim=(1, 2))[:, model.config.prefix :]
         total = positive if total is None else total + positive
@@ -132,6 +132,11 @@ def _read_by_all(model: ViT, record: Trace, depth: int) -> Tensor:
     return model.pool(mean.expand(-1, max(model.config.heading, 1), -1))
 
 
+def score_of(logits: Logits, classes: Labels) -> Float[Tensor, ""]:
+    """The sum over the images of the logit of each one's class: what is differentiated."""
+    return logits.gather(1, classes.clone()[:, None]).sum()  # a clone: classes may come out of inference mode
+
+
 def half_residual(attention: Mixing) -> Mixing:
     """Half the attention, half the token itself."""
     return 0.5 * attention + 0.5 * torch.eye(attention.shape[-1]).to(attention)
@@ -145,5 +150,5 @@ def product(mixings: Sequence[Mixing]) -> Mixing:
 def _attention_gradients(model: ViT, images: Images, classes: Labels) -> tuple[Trace, tuple[Tensor, ...]]:
     """The trace, and the gradient of each image's class logit with respect to each block's attention (B h T T)."""
     logits, record = trace(model, images, parts=("attention",), gradients=True)
-    score = logits.gather(1, classes[:, None]).sum()
+    score = score_of(logits, classes)
     return record, torch.autograd.grad(score, [block.attention for block in record.blocks])

@@ -20,6 +20,7 @@ SCALE = 2  # pixels of the PNG a unit
 SMOOTH = 2  # pixels drawn for each of them along a side, so that edges are soft
 INK, PALE, PAPER = "#1f2328", "#6b7280", "#ffffff"
 FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
+WIDER = 1.15  # what a viewer has in place of the SVG's first font may be wider than the PNG's
 Anchor = Literal["start", "middle", "end"]
 
 
@@ -62,7 +63,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Picture:
-    """Pixels in a rectangle; each stays a square where it is enlarged."""
+    """Pixels in a rectangle; each stays a square where the picture is enlarged."""
 
     x: float
     y: float
@@ -127,7 +128,7 @@ def wrapped(text: str, width: float, size: float = 11.0) -> list[str]:
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
-        if lines and font.getlength(longer) <= width * 4:
+        if lines and font.getlength(longer) * WIDER <= width * 4:
             lines[-1] = longer
         else:
             lines.append(word)
@@ -155,9 +156,10 @@ def _element(shape: Shape) -> str:
             f'<text x="{shape.x:.6g}" y="{shape.y:.6g}" font-size="{shape.size:g}" text-anchor="{shape.anchor}" '
             f'fill="{shape.colour}"{bold}{turned}>{escape(shape.text)}</text>'
         )
+    way = ' style="image-rendering:pixelated"' if _enlarged(shape) else ""
     return (
         f'<image x="{shape.x:.6g}" y="{shape.y:.6g}" width="{shape.width:.6g}" height="{shape.height:.6g}" '
-        f'preserveAspectRatio="none" style="image-rendering:pixelated" href="{data_address(shape.pixels)}">'
+        f'preserveAspectRatio="none"{way} href="{data_address(shape.pixels)}">'
         f"<title>{escape(shape.says)}</title></image>"
     )
 
@@ -194,9 +196,13 @@ def _draw_text(canvas: Image.Image, pen: ImageDraw.ImageDraw, text: Text, times:
 def _paste(canvas: Image.Image, picture: Picture, times: int) -> None:
     size = (round(picture.width * times), round(picture.height * times))
     image = Image.fromarray(picture.pixels.permute(1, 2, 0).contiguous().numpy())
-    enlarged = size[0] >= image.width
-    smaller_or_not = Image.Resampling.NEAREST if enlarged else Image.Resampling.BOX
-    canvas.paste(image.resize(size, smaller_or_not), (round(picture.x * times), round(picture.y * times)))
+    way = Image.Resampling.NEAREST if _enlarged(picture) else Image.Resampling.BOX
+    canvas.paste(image.resize(size, way), (round(picture.x * times), round(picture.y * times)))
+
+
+def _enlarged(picture: Picture) -> bool:
+    """Whether each of its pixels is to be seen as a square; a larger picture is averaged."""
+    return picture.width >= picture.pixels.shape[2]
 
 
 def _font(size: float) -> ImageFont.FreeTypeFont:

@@ -32,6 +32,7 @@ FOOT = 30.0
 TALL = 7  # filters in a column, as many columns as it takes
 CELL, GAP = 44.0, 4.0  # of a filter
 PHOTO, PAIRS = 132.0, 3  # longer side of an image in figure 6; pairs in a row
+NARROWEST = 420.0  # width of figure 6 that its words need
 NAMED_HEADS = 16  # most heads that get a legend
 DARK = 0.04  # brightness that is left where nothing is taken, figure 6
 
@@ -76,15 +77,16 @@ def figure_6(made: Made) -> Drawing | None:
             Picture(x + width + 6, y, width, height, lit, f"image {place + 1}, as bright as it is attended to")
         )
     bottom = MARGIN + 22 + math.ceil(len(found.images) / columns) * down + 6
-    whole = columns * across - 22
+    whole = max(columns * across - 22, NARROWEST)
     shapes += _brightness(MARGIN + whole - 180, bottom, found)
     words = (
         f"Attention rollout to the image, all heads and blocks. One scale for all images. {_model_words(made.numbers)}"
     )
-    note = paragraph(words, MARGIN, bottom + 9, whole - 200, 10)
+    beside = whole > 600
+    note = paragraph(words, MARGIN, bottom + (9 if beside else 52), whole - 210 if beside else whole, 10)
     return Drawing(
         whole + 2 * MARGIN,
-        max(bottom + 34, bottom + 14 * len(note)) + 10,
+        bottom + (0 if beside else 44) + max(38, 14 * len(note) + 8),
         f"{len(found.images)} images, each beside itself with every patch as bright as the model attends to it",
         (*shapes, *note),
     )
@@ -257,7 +259,7 @@ def _brightness(x: float, y: float, found: Rollouts) -> list[Shape]:
     for value in ticks(low, high):
         at = x + (value - low) / (high - low) * width
         shapes += [Line(at, y + 10, at, y + 13), Text(at, y + 23, tick_text(value), 9, "middle")]
-    shapes.append(Text(x + width, y + 35, "times the share of a model that looks everywhere alike", 9, "end", PALE))
+    shapes.append(Text(x + width, y + 35, "times the share of even attention", 9, "end", PALE))
     return shapes
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from vitrail.explain.attention import known
+from vitrail.explain.attention import known, score_of
 from vitrail.explain.cells import Maps, answers, on_grid, per_cell, still
 from vitrail.models.build import Network
 from vitrail.models.resnet import ResNet
@@ -26,7 +26,7 @@ def gradient_of(model: Network, images: Images, classes: Labels) -> Float[Tensor
     try:
         with torch.enable_grad():
             given = images.detach().requires_grad_()
-            score = model(given).gather(1, classes[:, None]).sum()
+            score = score_of(model(given), classes)
             (gradient,) = torch.autograd.grad(score, given)
     finally:
         model.train(training)
@@ -90,7 +90,7 @@ def grad_cam(model: Network, images: Images, classes: Labels, layer: int | None 
     known("block", layer, depth + 1)
     logits, record = trace(model, images, parts=("norm1", "after_mlp"), gradients=True)
     features = record.blocks[layer].norm1 if layer < depth else record.blocks[-1].after_mlp
-    score = logits.gather(1, classes[:, None]).sum()
+    score = score_of(logits, classes)
     (gradient,) = torch.autograd.grad(score, features)
     patches = slice(model.config.prefix, None)
     weights = gradient[:, patches].mean(dim=1, keepdim=True)
@@ -102,7 +102,7 @@ def _feature_cam(model: ResNet, images: Images, classes: Labels) -> Maps:
     with still(model), torch.enable_grad():
         features = model.features(images)
         read = features.mean(dim=(2, 3))
-        score = (read if model.head is None else model.head(read)).gather(1, classes[:, None]).sum()
+        score = score_of(read if model.head is None else model.head(read), classes)
         (gradient,) = torch.autograd.grad(score, features)
     cam = (gradient.mean(dim=(2, 3), keepdim=True) * features.detach()).sum(dim=1, keepdim=True).clamp(min=0)
     pixels = functional.interpolate(cam, size=images.shape[2:], mode="bilinear", align_corners=False)[:, 0]

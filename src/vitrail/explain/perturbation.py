@@ -44,8 +44,10 @@ def rise(model: Network, images: Images, classes: Labels, masks: int = MASKS, se
 
 
 def _shown(model: Network, image: Images, kept: Bool[Tensor, "N P"]) -> Float[Tensor, "N K"]:
-    """Logits of one image with the cells of each row."""
-    return without(model, image, kept, stand_in_for(image, baselines(model)[0]))
+    """Logits of one image with the cells of each row; where a row would leave no token of the image, as with the only
+    patch of a model of one, the mean colour stands in."""
+    baseline = baselines(model)[0] if bool(kept.any(dim=1).all()) else "mean"
+    return without(model, image, kept, stand_in_for(image, baseline))
 
 
 def head_importance(model: ViT, images: Images, classes: Labels) -> Float[Tensor, "B L h"]:

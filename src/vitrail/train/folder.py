@@ -26,14 +26,18 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 RUN_FILE, METRICS_FILE, CHECKPOINTS, MODEL = "run.json", "metrics.jsonl", "checkpoints", "model"
+LASTING = (  # what no run can change on its way: the state that a checkpoint holds is of these
+    *("recipe.model.", "recipe.lora.", "recipe.optim.optimizer", "recipe.optim.ema", "recipe.head_solver", "weights"),
+)
 IDENTITY = "identity"  # the part of run.json that must be the same for a run to be continued
 
 
-def open_run(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
+def open_run(folder: Path, run: Mapping[str, Any], accept_changes: bool = False) -> dict[str, Any]:
     """Begin the run in `folder`, or find that it can be continued: its run.json as stored.
 
-    Refuses a finished run, one with other settings or other data (ConfigError, naming what differs), and a folder that
-    holds anything else (StorageError).
+    With `accept_changes` a run goes on with other data and settings, which are written to its `changes`; but not with
+    other classes or what is LASTING. Refuses a finished run, one with other settings or other data (ConfigError, naming
+    what differs), and a folder that holds anything else (StorageError).
     """
     try:
         stored = json.loads((folder / RUN_FILE).read_bytes())
@@ -51,11 +55,36 @@ def open_run(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
             f"the run in {folder} is finished and is not overwritten: choose another --out to train again"
         )
     if changed := differences(identity, run[IDENTITY]):
+        if accept_changes:
+            return _go_on_otherwise(folder, stored, run, changed)
         raise ConfigError(
             f"the run in {folder} was started differently ({'; '.join(changed)}): "
-            f"give what it was started with to continue it, or another --out"
+            f"give what it was started with to continue it, or another --out, or --accept-changes to go on like this"
         )
     return dict(stored)
+
+
+def _go_on_otherwise(
+    folder: Path, stored: Mapping[str, Any], run: Mapping[str, Any], changed: list[str]
+) -> dict[str, Any]:
+    """The record of a run that goes on with other data or settings, written down."""
+    lasting = [text for text in changed if text.startswith(LASTING)]
+    names = [record.get("data", {}).get("class_names") for record in (stored, run)]
+    if names[0] != names[1]:
+        lasting.append("the classes")
+    if lasting:
+        raise ConfigError(
+            f"a run cannot change {'; '.join(lasting)} on its way: choose another --out, and start it from this one "
+            f"with --weights {folder} where it is finished"
+        )
+    kept = {name: stored[name] for name in ("started", "precision", "versions") if name in stored}
+    before = stored.get("changes", [])
+    going = {**run, **kept, "finished": None, "changes": [*before, {"at": now(), "changed": changed}]}
+    try:
+        replace_file(folder / RUN_FILE, json_bytes(going))
+    except OSError as error:
+        raise StorageError(f"cannot write {folder / RUN_FILE}: {error.strerror or error}") from error
+    return going
 
 
 @contextmanager
@@ -154,7 +183,7 @@ class Metrics:
 
 
 def _scored(rows: Iterable[Mapping[str, Any]]) -> set[int]:
-    return {row["step"] for row in rows if "val_nll" in row}
+    return {row["step"] for row in rows if any(key.startswith("val_") for key in row)}
 
 
 def now() -> str:

@@ -1,5 +1,6 @@
 """Everything a run will do, decided and checked before its first step."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,6 +69,7 @@ def decide(
     seed: int,
     overrides: Sequence[str],
     notify: Notify,
+    accept_changes: bool = False,
 ) -> Job:
     """Resolve what the user asked for (see `run.train`) into a Job, and open its run folder."""
     plan = choose(data, model, weights, recipe, seed, overrides)
@@ -76,7 +78,7 @@ def decide(
     folder = Path(out) if out else Path("runs") / f"{plan.dataset.name}-{chosen.name}-seed{chosen.seed}"
     device = find_device()
     run = describe(plan, find_precision(chosen.precision, device), device)
-    run = open_run(folder, run)
+    run = open_run(folder, run, accept_changes)
     steps = total_steps(chosen, n_train)
     return Job(
         plan.dataset, chosen, plan.start, folder, steps, run["precision"], device, run, notify, counts, plan.teacher
@@ -190,6 +192,7 @@ def describe(plan: Plan, precision: Precision, device: torch.device) -> dict[str
             "declared": dataset.declared,
             "val_share": recipe.data.val_share,
             "classes": len(dataset.classes),
+            "class_names": hashlib.sha256(repr(dataset.classes).encode("utf-8", "surrogatepass")).hexdigest(),
             "quarantine": {
                 "file": left_out.quarantine.path,
                 "sha256": left_out.quarantine.sha256,

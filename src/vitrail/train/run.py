@@ -96,6 +96,7 @@ def train(
     seed: int = 0,
     overrides: Sequence[str] = (),
     notify: Notify = print_line,
+    accept_changes: bool = False,
 ) -> RunResult:
     """Train a Vision Transformer on the images of `data`, measure it on held-out ones, and keep both in `out`.
 
@@ -103,12 +104,13 @@ def train(
     by name. `recipe`: a row of RECIPES; `finetune` with weights and `scratch_small` without, where none is named.
     `out`: runs/DATA-RECIPE-seedSEED where it is None. `overrides`: `field=value` changes of the recipe.
 
-    The same call continues a run that was stopped, bit for bit on the same processor. Ctrl-C (and SIGTERM) ends the
+    The same call continues a run that was stopped, bit for bit on the same processor; `accept_changes` one that was
+    started with other data or settings, with those of this call from here on. Ctrl-C (and SIGTERM) ends the
     step, saves, and raises KeyboardInterrupt (SystemExit 143). The weights of the last step are kept, averaged ones
     where the recipe averages: nothing is selected on the held-out images.
     Raises a UserError for what the user can mend: ConfigError, UnknownName, DataError, WeightsError, StorageError.
     """
-    job = decide(data, model, weights, recipe, out, seed, overrides, notify)
+    job = decide(data, model, weights, recipe, out, seed, overrides, notify, accept_changes)
     with only_writer(job.folder), closing(Metrics(job.folder)) as metrics:
         state = new_state(job)
         record = resume(job.folder / CHECKPOINTS, state, lambda text: notify(Progress("message", text=text)))
@@ -339,6 +341,7 @@ def model_record(job: Job, state: TrainState, more: Mapping[str, Any]) -> dict[s
         "licence": job.start.licence if job.start else None,
         "teacher": {"source": job.teacher.source, "sha256": job.teacher.sha256} if job.teacher else None,
         "averaged": state.average is not None,
+        "changes": job.run.get("changes", []),
         "selection": SELECTION,
         **more,
     }

@@ -8,7 +8,7 @@ from vitrail.cli import build
 OPTIONS = {
     "demo": ["--out", "--seed"],
     "data": ["ACTION", "DATA", "--model", "--out", "--quarantine-labels", "--json"],
-    "train": ["DATA", "--model", "--weights", "--recipe", "--out", "--seed", "--set"],
+    "train": ["DATA", "--model", "--weights", "--recipe", "--out", "--seed", "--set", "--accept-changes"],
     "lr-find": ["DATA", "--model", "--weights", "--recipe", "--seed", "--set", "--steps", "--html", "--json"],
     "batch-find": ["DATA", "--model", "--weights", "--recipe", "--seed", "--set", "--json"],
     "probe": ["MODEL", "DATA", "--model", "--method", "--shots", "--seeds", "--json"],

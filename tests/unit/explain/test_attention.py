@@ -36,6 +36,16 @@ def test_one_image_s_map_does_not_depend_on_the_others(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_the_class_may_come_out_of_inference_mode(name: str) -> None:
+    """As that of `classifier.logits(x).argmax(1)` does."""
+    model, x = make()
+    with torch.inference_mode():
+        classes = model(x).argmax(dim=1)
+    method = find(name).method
+    assert torch.equal(method(model, x, classes), method(model, x, classes.clone()))
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_the_table_says_truly_whether_the_class_matters(name: str) -> None:
     model, x = make()
     row = find(name)

@@ -210,6 +210,18 @@ def test_both_drawings_have_the_same_shapes() -> None:
     assert dark > 20  # the text is there
 
 
+def test_an_enlarged_picture_keeps_its_squares_and_a_reduced_one_is_averaged() -> None:
+    checks = torch.zeros(3, 2, 2, dtype=torch.uint8)
+    checks[:, 0, 0] = checks[:, 1, 1] = 255
+    for side, colours, pixelated in ((10, {(0, 0, 0), (255, 255, 255)}, True), (0.5, {(128, 128, 128)}, False)):
+        drawing = Drawing(20, 20, "", (Picture(0, 0, side, side, checks, ""),))
+        pixels = (
+            Image.open(io.BytesIO(png_bytes(drawing))).convert("RGB").crop((0, 0, round(2 * side), round(2 * side)))
+        )
+        assert {colour for _, colour in pixels.getcolors() or ()} == colours
+        assert ("pixelated" in svg(drawing)) is pixelated
+
+
 def test_upright_text_stands_where_its_neighbour_in_svg_does() -> None:
     drawing = Drawing(60, 100, "", (Text(30, 50, "upright", 12, "middle", up=True),))
     ink = Image.open(io.BytesIO(png_bytes(drawing))).convert("L").point(lambda v: 255 * (v < 128))

@@ -31,7 +31,7 @@ def test_other_settings_and_other_data_are_named(tmp_path: Path) -> None:
         open_run(tmp_path, other)
     assert str(error.value) == (
         f"the run in {tmp_path} was started differently (recipe.optim.lr 0.1, now 0.2; data f1, now f2): "
-        "give what it was started with to continue it, or another --out"
+        "give what it was started with to continue it, or another --out, or --accept-changes to go on like this"
     )
 
 
