@@ -13,7 +13,8 @@ from vitrail.errors import MissingExtra
 
 
 def quantize(model: Any, calibration: UInt8[Tensor, "N 3 H W"]) -> Any:
-    """The graph with int8 linear layers; the patch embedding and the products of attention stay in floating point.
+    """The graph with int8 linear layers and patch embedding; the products of attention stay in floating point, and so
+    do the convolutions of a ResNet.
 
     Scales come from `calibration`: weights one a row, activations one a tensor, asymmetric. SmoothQuant is off: the
     norms' weights are folded into the layers already, and smoothing on top of that cost accuracy (docs/log.md).
@@ -25,6 +26,9 @@ def quantize(model: Any, calibration: UInt8[Tensor, "N 3 H W"]) -> Any:
     except ImportError as error:
         raise MissingExtra("nncf", "openvino", "int8") from error
     logging.getLogger("nncf").setLevel(logging.ERROR)
+    apart = ["ScaledDotProductAttention"]
+    if sum(node.get_type_name() == "Convolution" for node in model.get_ops()) > 1:
+        apart.append("Convolution")
     photos = nncf.Dataset([calibration[i : i + 1].numpy() for i in range(len(calibration))])
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
         return nncf.quantize(
@@ -33,7 +37,7 @@ def quantize(model: Any, calibration: UInt8[Tensor, "N 3 H W"]) -> Any:
             preset=nncf.QuantizationPreset.MIXED,
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(calibration),
-            ignored_scope=nncf.IgnoredScope(types=["Convolution", "ScaledDotProductAttention"], validate=False),
+            ignored_scope=nncf.IgnoredScope(types=apart, validate=False),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=-1)
             ),
