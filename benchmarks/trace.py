@@ -1,5 +1,5 @@
 """What looking inside costs: the trace of a model against its fused forward pass, as interleaved pairs, and the time of
-each method.
+each method. Processor time on one thread, so that what else the machine does is not counted.
 
     python benchmarks/trace.py [MODEL] [--pairs N] [--methods NAME,NAME] [--out FILE]
 
@@ -11,6 +11,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,10 +25,10 @@ from vitrail.report import machine
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Of one call."""
-    start = time.perf_counter()
+    """Processor time of one call."""
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def pairs(model: Network, x: torch.Tensor, count: int) -> dict[str, dict[str, float]]:
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("--methods", default="", help="time these as well")
     parser.add_argument("--out")
     given = parser.parse_args()
+    torch.set_num_threads(1)
     model = build(MODELS[given.model]) if given.model in MODELS else vitrail.load(given.model).model
     model.eval()
     x = torch.randn(1, 3, *model.config.image_size, generator=torch.Generator().manual_seed(0))
@@ -74,9 +76,12 @@ def main() -> None:
             f"ratio {row['ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
         )
     for name in filter(None, given.methods.split(",")):
-        took = seconds(lambda m=METHODS[name].method: m(model, x, torch.tensor([0])))
-        result["methods_ms"][name] = 1000 * took
-        print(f"{name:20s} {1000 * took:7.0f} ms")
+        work = partial(METHODS[name].method, model, x, torch.tensor([0]))
+        result["methods_ms"][name] = row = {"float32": 1000 * seconds(work)}
+        if name in ("occlusion", "rise"):
+            with torch.autocast("cpu", torch.bfloat16):
+                row["bfloat16"] = 1000 * seconds(work)
+        print(f"{name:20s} " + ", ".join(f"{ms:.0f} ms in {kind}" for kind, ms in row.items()))
     if given.out:
         Path(given.out).write_text(json.dumps(result, indent=1) + "\n")
 

@@ -97,6 +97,10 @@ def test_the_page_is_one_file_and_escapes_names(folder: Path, tmp_path: Path) ->
         assert f"<h3>{name.replace('_', ' ')}</h3>" in text
     assert text.count('class="bar"') == 2 * len(METHODS) == text.count('<div class="map">')
     assert "the gap is" in text  # of integrated gradients
+    assert "1 random map." in text and 'id="how"' in text
+    assert run(folder, tmp_path, "--random-maps", "0") == 0
+    bare = (tmp_path / "index.html").read_text()
+    assert "evidence was left out" in bare and 'id="how"' not in bare and '<svg class="strip' not in bare
 
 
 def test_a_layer_and_a_head_go_to_the_methods_that_take_them(folder: Path, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ MEASURES: dict[str, str] = {
 VERDICTS = {"better": "better", "inside": "as random", "worse": "worse"}  # than random maps
 SANITY = {"inside": "unlike", "worse": "alike"}
 
+FAINT = 0.25  # of the scale that a map shares with others
 Scale = tuple[float, float, str]  # low, high, colour table
 
 
@@ -159,8 +160,8 @@ def page(
                 "row": METHODS[m.method],
                 "picture": render.data_address(shown[i, m.method]),
                 "alt": spoken(m),
-                "bar": render.colour_bar(*ranges[i, m.method], METHODS[m.method].unit),
-                "notes": m.notes,
+                "bar": _bar(ranges[i, m.method], METHODS[m.method].unit, mode),
+                "notes": [*m.notes, *_faint(m, ranges[i, m.method])],
                 "seconds": m.seconds,
                 "scores": _rows(m.evidence, strips),
                 "curve": _curve(m.evidence),
@@ -185,6 +186,21 @@ def page(
         sections=sections,
         several=_summary(explained),
     )
+
+
+def _bar(scale: Scale, unit: str, mode: Mode) -> Markup:
+    low, high, table = scale
+    if mode == "reveal":
+        low, table = max(low, 0.0) if low < 0 < high else low, "grey"
+    return render.colour_bar(low, high, table, unit)
+
+
+def _faint(found: Found, scale: Scale) -> list[str]:
+    """A sentence where other images stretch the scale so far that this map hardly shows."""
+    largest, whole = float(found.values.abs().max()), max(abs(scale[0]), abs(scale[1]))
+    if 0 < largest < FAINT * whole:
+        return [f"no value beyond {100 * largest / whole:.0f} % of the scale, which is that of all images"]
+    return []
 
 
 def spoken(found: Found) -> str:

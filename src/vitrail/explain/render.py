@@ -21,20 +21,22 @@ from torch import Tensor
 from vitrail.errors import UnknownName
 from vitrail.types import Pixels
 
-Table: TypeAlias = Literal["viridis", "cividis", "blue_orange"]
+Table: TypeAlias = Literal["viridis", "cividis", "grey", "blue_orange"]
 Mode: TypeAlias = Literal["heatmap", "reveal"]
 
 # Colours at equal steps, sRGB. viridis: van der Walt & Smith 2015; cividis: Nunez, Anderton & Renslow 2018 (published
-# sequential tables, both free to use, ten points of each). blue_orange: vitrail's own, grey at 0, as dark at one end as
+# sequential tables, both free to use, ten points of each). grey: the brightness of `reveal`.
+# blue_orange: vitrail's own, grey at 0, as dark at one end as
 # at the other.
 _POINTS: dict[str, str] = {
     "viridis": "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725",
     "cividis": "00224e 123570 3b496c 575d6d 707173 8a8678 a59c74 c3b369 e1cc55 fee838",
+    "grey": "333333 ffffff",
     "blue_orange": "0f4489 336fb6 739fd2 b4cbe6 eeeeee eec79c d58f4d ab5a12 703700",
 }
 TABLES: tuple[str, ...] = tuple(_POINTS)
 OPACITY = 0.65  # of the colours over a grey image
-DIM = 0.12  # brightness that is left of a patch at the low end of the scale
+DIM = 0.2  # brightness that is left of a patch at the low end of the scale; `grey` begins with it
 
 
 @lru_cache(maxsize=8)

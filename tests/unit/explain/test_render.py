@@ -60,6 +60,13 @@ def test_a_scale_is_the_caller_s_and_ends_hold_what_lies_beyond() -> None:
         render.colour(torch.zeros(1), 0, 1, "viridus")
 
 
+def test_the_bar_of_a_revealed_image_is_its_brightness() -> None:
+    white = torch.full((3, 1, 3), 255, dtype=torch.uint8)
+    values = torch.tensor([[0.0, 0.4, 1.0]])
+    found = render.overlay(white, values, patch=(1, 1), low=0, high=1, mode="reveal")[:, 0].T
+    assert (found.long() - render.colour(values[0], 0, 1, "grey").long()).abs().max() <= 1
+
+
 def test_scales_are_shared_and_a_flat_map_looks_flat() -> None:
     sharp, flat = torch.zeros(2, 2), torch.full((2, 2), 0.01)
     sharp[0, 0] = 0.5
