@@ -7,6 +7,9 @@ Each side is a process of its own, set up as its users would (vitrail: what `vit
 both; a pair gives a ratio, and the median and quartiles of the ratios are reported. A third process measures the
 bound: the time of the step's matrix products alone, as torch's own `mm` computes them. No code on top of it can be
 faster than that without computing less.
+
+With `--one-thread` each side has one thread and its processor time is counted, which other programs hardly stretch: for
+a machine that is not quiet. Only the ratios are then worth reading.
 """
 
 import argparse
@@ -109,22 +112,25 @@ def products(config: ViTConfig, size: int, precision: str) -> Step:
 SIDES = {"vitrail": vitrail_step, "timm": timm_step, "matrix products alone": products}
 
 
-def serve(side: str, config: ViTConfig, size: int, precision: str, pipe: Connection) -> None:
+def serve(side: str, config: ViTConfig, size: int, precision: str, one_thread: bool, pipe: Connection) -> None:
     """A side's process: takes a step and answers with its seconds, each time it is asked."""
+    clock = time.process_time if one_thread else time.perf_counter
+    if one_thread:
+        torch.set_num_threads(1)
     torch.manual_seed(0)
     step = SIDES[side](config, size, precision)
     while pipe.recv():
-        began = time.perf_counter()
+        began = clock()
         step()
-        pipe.send(time.perf_counter() - began)
+        pipe.send(clock() - began)
 
 
-def measure(config: ViTConfig, size: int, precision: str, pairs: int) -> dict[str, Any]:
+def measure(config: ViTConfig, size: int, precision: str, one_thread: bool, pairs: int) -> dict[str, Any]:
     """Seconds of every side in turn, and the ratios to vitrail's."""
     context, pipes, processes = mp.get_context("spawn"), {}, []
     for side in SIDES:
         ours, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(side, config, size, precision, theirs), daemon=True)
+        process = context.Process(target=serve, args=(side, config, size, precision, one_thread, theirs), daemon=True)
         process.start()
         pipes[side], processes = ours, [*processes, process]
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
@@ -152,19 +158,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("train_step.json"))
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
+    parser.add_argument("--one-thread", action="store_true", help="one thread a side, and its processor time")
     parser.add_argument("--small", action="store_true", help="seconds instead of minutes; the ratios mean nothing")
     options = parser.parse_args()
     precision = find_precision(options.precision, torch.device("cpu"))
     result = {}
     for name, (config, size) in (SMALL if options.small else CASES).items():
-        result[name] = found = measure(config, size, precision, options.pairs)
+        result[name] = found = measure(config, size, precision, options.one_thread, options.pairs)
         timm, bound = (found["ratio_to_vitrail"][s] for s in ("timm", "matrix products alone"))
         low, _, high = timm["quartiles"]
         print(
             f"{name}, batch {size}, {precision}: timm takes {timm['median']:.2f} times as long as vitrail "
             f"(quartiles {low:.2f}-{high:.2f}); the matrix products alone take {bound['median']:.2f} of vitrail's time"
         )
-    facts = {"torch": str(torch.__version__), "threads": torch.get_num_threads(), "cases": result}
+    facts = {
+        "torch": str(torch.__version__),
+        "threads": 1 if options.one_thread else torch.get_num_threads(),
+        "cases": result,
+    }
     options.out.write_text(json.dumps(facts, indent=1) + "\n")
 
 

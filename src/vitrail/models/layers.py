@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vitrail.config import ViTConfig
 from vitrail.types import Tokens
 
-WRITTEN_OUT = 1024  # most tokens whose scores are held in memory at once
+WRITTEN_OUT = 640  # most tokens whose scores are held in memory at once; 384 px in patches of 16 are 577
 Rotation = tuple[Tensor, Tensor]  # cosines and sines (T d, or B 1 T d); one and zero for prefix tokens
 
 
@@ -160,7 +160,7 @@ def attend(
     q: Float[Tensor, "B h Q d"], k: Float[Tensor, "B h T d"], v: Float[Tensor, "B h T d"], scale: float | None = None
 ) -> Float[Tensor, "B h Q d"]:
     """softmax(q k' / sqrt(d)) v (ViT paper, equations 6 and 7), by torch's fused kernel; in bfloat16 on a processor as
-    written, where that is three to five times as fast (docs/log.md) and the scores of so few tokens are small. `scale`
+    written, where that is three to seven times as fast (docs/log.md) and the scores of so few tokens are small. `scale`
     in place of 1 / sqrt(d)."""
     if q.dtype != torch.bfloat16 or q.device.type != "cpu" or k.shape[2] > WRITTEN_OUT:
         return F.scaled_dot_product_attention(q, k, v, scale=scale)

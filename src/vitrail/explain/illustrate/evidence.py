@@ -64,7 +64,6 @@ def gather_evidence(model: ViT, images: Images, label: int, notify: Callable[[st
         tensors[f"auc.random.{kind}"] = torch.stack([band.min(), band.max(), band.mean()])
     pairs = [(i, j) for i in range(count) for j in range(count)]
     ranks = spearman(flat[[i for i, _ in pairs]], flat[[j for _, j in pairs]])
-    tensors |= {"maps.agreement": ranks.unflatten(0, (count, count)), "maps.size": size}
-    tensors |= {"auc.band": torch.tensor(float(BAND))}
+    tensors |= {"maps.agreement": ranks.unflatten(0, (count, count)), "auc.band": torch.tensor(float(BAND))}
     shares = maps.double() / size.clamp_min(torch.finfo(torch.float64).tiny)[:, None, None]
     return Evidence(CHOSEN, maps.cpu(), shares.cpu(), many, {name: t.cpu() for name, t in tensors.items()})
