@@ -6,7 +6,9 @@ Same weights (a model folder in timm's layout, which all three load), same photo
 of its own that holds its model; it gets the names of some hundred photos and answers with the best class of each. What
 is timed is all between: reading, decoding, resizing, the network, the ranking. Starting the processes that decode
 counts, loading the model does not. The sides take turns on the same photos (A B C A B C), so that a busy machine is
-fair to all; a turn gives ratios, and the median and the quartiles of the ratios are reported.
+fair to all; a turn gives ratios, and the median and the quartiles of the ratios are reported. The processor time of a
+side and of its workers is counted as well: it says what a photo costs where other programs share the cores. Threads
+that wait for each other burn some of it, so compare it with OMP_NUM_THREADS=1.
 
 - vitrail: `Classifier.stream`, which `vitrail predict` runs, with the engines that are named (--engines).
 - timm: its dataset, its loader with two workers and its transforms, the model in inference mode, as its inference.py
@@ -18,6 +20,7 @@ side that is not vitrail's.
 """
 
 import argparse
+import gc
 import json
 import multiprocessing as mp
 import os
@@ -105,14 +108,15 @@ KINDS: dict[str, Callable[[str, str], Side]] = {
 
 
 def serve(kind: str, variant: str, weights: str, pipe: Connection) -> None:
-    """A side in its own process: answers lists of files with (seconds, indices) until it gets None."""
+    """A side in its own process: answers lists of files with (seconds, processor seconds, indices) until None comes."""
     mp.set_start_method("fork", force=True)  # as where no process is spawned: loaders start their workers quickly
     side = KINDS[kind](weights, variant)
     pipe.send("ready")
     while (files := pipe.recv()) is not None:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), sum(os.times()[:4])
         found = side(files)
-        pipe.send((time.perf_counter() - start, found))
+        gc.collect()  # ends what is left of a loader's workers, whose processor time counts once they are gone
+        pipe.send((time.perf_counter() - start, sum(os.times()[:4]) - before, found))
 
 
 def measure(weights: str, files: list[str], turns: int, sides: list[tuple[str, str]]) -> dict[str, Any]:
@@ -131,31 +135,39 @@ def measure(weights: str, files: list[str], turns: int, sides: list[tuple[str, s
         here.recv()
     names = [f"{kind} {variant}" for kind, variant in sides]
     times: dict[str, list[float]] = {name: [] for name in names}
+    work: dict[str, list[float]] = {name: [] for name in names}
     found: dict[str, list[int]] = {name: [] for name in names}
     size = -(-len(files) // turns)
     for start in range(0, len(files), size):
         some = files[start : start + size]
         for name, pipe in zip(names, pipes, strict=True):
             pipe.send(some)
-            seconds, indices = pipe.recv()
+            seconds, processor, indices = pipe.recv()
             times[name].append(seconds / len(some))
+            work[name].append(processor / len(some))
             found[name] += indices
-        print("  ".join(f"{name} {1 / times[name][-1]:.1f}" for name in names), flush=True)
+        print("  ".join(f"{n} {1 / times[n][-1]:.1f} img/s {1000 * work[n][-1]:.1f} ms" for n in names), flush=True)
     for pipe, process in zip(pipes, processes, strict=True):
         pipe.send(None)
         process.join()
     reference = found[next(name for name in names if not name.startswith("vitrail"))]
     rows = {}
     for name in names:
-        ratios = {}
-        for other in names:
-            if other != name and not other.startswith("vitrail"):
-                each = [theirs / ours for ours, theirs in zip(times[name], times[other], strict=True)]
-                low, _, high = quantiles(each, n=4)
-                ratios[other] = {"median": median(each), "lower_quartile": low, "upper_quartile": high}
-        agree = sum(a == b for a, b in zip(found[name], reference, strict=True)) / len(files)
-        rows[name] = {"images_per_second": 1 / median(times[name]), "times_faster_than": ratios, "labels_agree": agree}
+        others = [other for other in names if other != name and not other.startswith("vitrail")]
+        rows[name] = {
+            "images_per_second": 1 / median(times[name]),
+            "processor_ms": 1000 * median(work[name]),
+            "times_faster_than": {other: spread(times[name], times[other]) for other in others},
+            "times_less_processor_time_than": {other: spread(work[name], work[other]) for other in others},
+            "labels_agree": sum(a == b for a, b in zip(found[name], reference, strict=True)) / len(files),
+        }
     return rows
+
+
+def spread(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """Median and quartiles of the ratios of all turns."""
+    low, middle, high = quantiles([other / own for own, other in zip(ours, theirs, strict=True)], n=4)
+    return {"median": middle, "lower_quartile": low, "upper_quartile": high}
 
 
 def many(folder: Path, photos: Path, count: int) -> list[str]:
@@ -185,11 +197,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(given.weights, many(Path(folder), given.photos, given.number), given.turns, sides)
     for name, row in rows.items():
-        print(f"{name:28} {row['images_per_second']:7.1f} img/s, labels agree on {row['labels_agree']:.2%}")
-        for other, ratio in row["times_faster_than"].items() if name.startswith("vitrail") else ():
-            print(
-                f"    {ratio['median']:.2f} times {other} ({ratio['lower_quartile']:.2f}-{ratio['upper_quartile']:.2f})"
-            )
+        rate, cost = row["images_per_second"], row["processor_ms"]
+        print(
+            f"{name:28} {rate:7.1f} img/s, {cost:.1f} ms of processor time, labels agree on {row['labels_agree']:.2%}"
+        )
+        for key in ("times_faster_than", "times_less_processor_time_than") if name.startswith("vitrail") else ():
+            for other, r in row[key].items():
+                what = key.replace("_", " ")
+                print(f"    {r['median']:.2f} {what} {other} ({r['lower_quartile']:.2f}-{r['upper_quartile']:.2f})")
     if given.out:
         import torch
 

@@ -170,3 +170,20 @@ def test_an_unreadable_photo_stops_nothing(folder: Path, tmp_path: Path, capsys:
     (tmp_path / "file").write_text("mine")
     assert main([*given, "--out", str(tmp_path / "file")]) == 2
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_model_of_several_classes_an_image_has_maps_and_its_own_probabilities(
+    folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    several = LabelSet(NAMES.names, multilabel=True)
+    model = vitrail.load(folder / "vit").model
+    write_model_folder(tmp_path / "several", model, Preprocess(size=(16, 24)), several, {})
+    given = ["explain", str(tmp_path / "several"), str(folder / "photos" / "a.png"), "--out", str(tmp_path / "out")]
+    assert main(given) == 2
+    assert "may have several classes" in capsys.readouterr().err
+    assert main([*given, "--random-maps", "0"]) == 0
+    (image,) = json.loads((tmp_path / "out" / "explain.json").read_text())["images"]
+    logits = vitrail.load(tmp_path / "several").logits(
+        vitrail.load(folder / "vit").prepare(folder / "photos" / "a.png")[None]
+    )
+    assert image["predictions"][0]["probability"] == pytest.approx(float(logits.max().sigmoid()), abs=1e-6)

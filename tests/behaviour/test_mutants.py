@@ -85,12 +85,14 @@ def test_the_mutant_still_fits_the_source(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # the whole suite of the model, on a machine that may be busy
 def test_the_unchanged_copy_passes(copy: Path, tmp_path: Path) -> None:
     """The control: what kills the mutants is the change, not the copying."""
     assert survives(copy, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_suite_kills_the_mutant(name: str, copy: Path, tmp_path: Path) -> None:
     file, right, wrong = MUTANTS[name]

@@ -77,7 +77,7 @@ def explain(
         random=random_maps,
         precision=precision,
     )
-    explanation.check(request, classifier.model)
+    explanation.check(request, classifier)
     found = _explain(classifier, paths, request)
     if not found:
         raise ImageError(f"none of the {len(paths)} images could be read")

@@ -33,7 +33,6 @@ from vitrail.types import ImageLike
 
 _FEW = 64  # images for which starting processes takes longer than it saves
 _TASK = 8  # images that a process is handed at once
-_NICE = 10  # how far the processes stand back for the model, which they must only keep supplied
 
 
 @dataclass(frozen=True)
@@ -178,7 +177,6 @@ def _start_worker(shared: _Shared) -> None:
     _shared = shared
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(_NICE)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 

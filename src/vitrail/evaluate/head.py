@@ -75,7 +75,7 @@ def fit_head(features: Wide, labels: Known, classes: int, method: Method) -> Hea
     return Head(weight.float().cpu(), bias.float().cpu(), method, solution.penalty)
 
 
-def _present(labels: Known) -> tuple[Int[Tensor, " C"], Known]:
+def _present(labels: Known) -> tuple[Int[Tensor, " C"], Int[Tensor, " N"] | Float[Tensor, "N C"]]:
     """(the classes that can be learned, labels among them): those with images; where images may have several, those
     that some images have and others do not."""
     if labels.ndim == 1:

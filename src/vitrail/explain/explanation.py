@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitrail.data.preprocess import to_model
-from vitrail.errors import UnknownName
+from vitrail.errors import ConfigError, UnknownName
 from vitrail.explain import catalog
 from vitrail.explain.cells import answers, baselines, cell_pixels, grid
 from vitrail.explain.evidence import RANDOM, Evidence, evidence
@@ -80,8 +80,14 @@ def find_class(labels: LabelSet, name: str) -> int:
     raise UnknownName("class", name, [*dict.fromkeys(labels.names)])
 
 
-def check(request: Request, model: Network) -> None:
+def check(request: Request, classifier: Classifier) -> None:
     """Refuse before the work begins what the model cannot give. Raises UnknownName and ConfigError."""
+    model = classifier.model
+    if classifier.labels.multilabel and (request.random or "rise" in request.methods):
+        raise ConfigError(
+            "an image of this model may have several classes, each with its own probability; rise and the evidence "
+            "are measured for one class an image: leave rise out and ask for no random maps (--random-maps 0)"
+        )
     for name in request.methods:
         catalog.check(name, model)
     if (request.layer, request.head) == (None, None):
@@ -123,7 +129,7 @@ def explain(
     Raises ImageError where the image cannot be read, and what `check` raises.
     """
     model = classifier.model
-    check(request, model)
+    check(request, classifier)
     pixels = classifier.fit(image)
     weight = next(model.parameters())
     inputs = to_model(pixels, classifier.preprocess)[None].to(weight.device, weight.dtype)
@@ -152,10 +158,10 @@ def explain(
     return Explained(
         name=name,
         pixels=pixels.cpu(),
-        predictions=guesses(logits, names),
+        predictions=guesses(classifier, logits),
         label=label,
         label_name=names[label],
-        probability=float(logits.double().softmax(dim=0)[label]),
+        probability=float(classifier.probabilities(logits[None])[0, label]),
         cell=cell_pixels(model),
         maps=tuple(Found(m, maps[m].cpu(), notes[m], seconds[m], known.get(m)) for m in request.methods),
     )

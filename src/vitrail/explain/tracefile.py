@@ -102,16 +102,16 @@ def capture(
         config=network.config,
         preprocess=classifier.preprocess,
         labels=classifier.labels.names,
-        predictions=guesses(logits[0], classifier.labels.names),
+        predictions=guesses(classifier, logits[0]),
         parts=tuple(p for p in PARTS if p in parts),
         patches=len(record.places),
     )
     return StoredTrace(info, fitted, record)
 
 
-def guesses(logits: Float[Tensor, " K"], names: tuple[str, ...], top: int = TOP) -> tuple[Guess, ...]:
+def guesses(classifier: Classifier, logits: Float[Tensor, " K"], top: int = TOP) -> tuple[Guess, ...]:
     """The `top` most probable classes, the first the most."""
-    shares = logits.double().softmax(dim=0)
+    shares, names = classifier.probabilities(logits[None].cpu())[0], classifier.labels.names
     values, places = shares.topk(min(top, len(shares)))
     rows = zip(places.tolist(), values.tolist(), strict=True)
     return tuple(

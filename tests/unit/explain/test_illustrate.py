@@ -84,6 +84,13 @@ def test_the_steps_add_up_to_the_logit(kind: str, tmp_path: Path) -> None:
         torch.testing.assert_close(named["added"][1:-1:2], attention)
 
 
+def test_of_a_tanh_layer_the_page_says_why_it_shows_no_heads(tmp_path: Path) -> None:
+    model, image = classifier(pre_logits=16), photo(tmp_path)
+    page = illustrate(model, image, notify=quiet)
+    assert "a tanh layer before the head, which is not linear" in page and "What each head adds" not in page
+    assert wrong(Printed(page).numbers, Truth(model, image)) == []
+
+
 def test_the_terms_add_up_to_the_embedding(tmp_path: Path) -> None:
     for kind in ("token", "hybrid"):
         walk = gather(classifier(kind), photo(tmp_path), notify=quiet)

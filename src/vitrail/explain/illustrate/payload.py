@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 
+from vitrail.data.preprocess import to_model
 from vitrail.explain.illustrate import coded, pictures
 from vitrail.explain.illustrate.numbers import Numbers
 from vitrail.explain.illustrate.state import prefix_keys
 from vitrail.explain.illustrate.walk import Walk
 from vitrail.explain.illustrate.words.catalog import SCRIPT, WORDS
-from vitrail.explain.render import DIM
+from vitrail.explain.render import DIM, lut
 from vitrail.report import printable
 
 
@@ -64,8 +65,8 @@ def _arrays(walk: Walk, numbers: Numbers) -> dict[str, Any]:
         "blocks.attention": coded.shares(blocks("attention")),
         "blocks.others": coded.floats(blocks("others")),
         "blocks.sum": coded.floats(blocks("sum")),
-        "viridis": coded.bytes_of(pictures.table_bytes("viridis")),
-        "blue_orange": coded.bytes_of(pictures.table_bytes("blue_orange")),
+        "viridis": coded.bytes_of(lut("viridis")),
+        "blue_orange": coded.bytes_of(lut("blue_orange")),
         "pixels": coded.bytes_of(tensors["pixels"]),
         "levels": coded.floats(_normal_levels(walk)),
     }
@@ -82,7 +83,5 @@ def _arrays(walk: Walk, numbers: Numbers) -> dict[str, Any]:
 
 def _normal_levels(walk: Walk) -> torch.Tensor:
     """What each of 256 levels is to the model, a row a colour."""
-    from vitrail.data.preprocess import to_model
-
     every = torch.arange(256, dtype=torch.uint8).expand(3, 1, 256)
     return to_model(every, walk.classifier.preprocess)[:, 0]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vitrail.config import ViTConfig
 from vitrail.explain.illustrate.coded import ATTENTION_UNIT, SIMILARITY_UNIT, as_carried
-from vitrail.explain.render import colour, data_address, lut, overlay
+from vitrail.explain.render import colour, data_address, overlay
 from vitrail.types import Pixels
 
 STEPS = 4  # roots of the marks of the scale of attention
@@ -142,11 +142,6 @@ def tiles(similarity: Float[Tensor, "P P"], grid: tuple[int, int]) -> str | None
         canvas[top : top + rows, left : left + cols, :3] = colours[place]
         canvas[top : top + rows, left : left + cols, 3] = 255
     return _file(Image.fromarray(canvas.numpy(), "RGBA").quantize(256), "PNG", optimize=True)
-
-
-def table_bytes(table: str) -> Tensor:
-    """The colours of a table for the script."""
-    return lut(table)
 
 
 def _picture(pixels: Pixels) -> str:

@@ -78,11 +78,11 @@ def fall(model: ViT, images: Images, record: Trace, label: int) -> Fall:
     """The steps: embedding, then attention and MLP of each block, then the constant; or the answer at each depth."""
     try:
         parts = direct_logit_attribution(model, images)
-    except ConfigError as error:
+    except ConfigError:
         lens = logit_lens(model, record)[:, 0, label].double()
         steps = torch.cat([lens[:1], lens.diff()])
-        reason = "tanh" if model.config.pool == "token" and model.config.pre_logits else "reads"
-        assert str(error)
+        one_token = model.config.pool == "token" and not model.config.distilled
+        reason = "tanh" if one_token else "reads"
         return Fall(False, reason, _steps(steps, record.logits[0, label]))
     heads = parts.heads[0, :, :, label].double()
     biases, mlps = (part[0, :, label].double() for part in (parts.attention_bias, parts.mlp))

@@ -4,6 +4,7 @@ Axes, the image's own left out: C channels, H W pixels, rows cols patches, P pat
 K classes, F filters that are shown, M methods.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from vitrail.models.trace import Trace, trace
 from vitrail.models.vit import ViT
 from vitrail.types import Pixels
 
-PARTS = ("attention", "heads", "after_attention", "after_mlp")
+PARTS = ("attention", "after_mlp")
 TOP = 5  # classes and keys in a table
 Notify = Callable[[str], None]
 
@@ -78,6 +79,8 @@ def gather(
             "illustrate shows tokens and their attention, which this model, a ResNet, does not have: "
             "choose a Vision Transformer, or a hybrid of both"
         )
+    if classifier.device.type != "cpu":  # one image, and tensors that the page prints: a copy where they are read
+        model = copy.deepcopy(model).cpu()
     try:
         original = classifier.pixels(Path(image))
     except ImageError as error:
