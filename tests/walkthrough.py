@@ -256,7 +256,7 @@ class Truth:
 
 CONFIG = ("width", "depth", "heads", "mlp_dim", "classes", "patches", "prefix", "tokens", "channels", "registers")
 CONFIG += ("image_size", "patch_pixels", "grid")
-SHOWN = ("attention", "rollout", "relevance", "legrad", "grad_cam", "input_gradient", "integrated_gradients")
+SHOWN = ("attention", "rollout", "relevance", "legrad", "grad_cam", "input_gradient")
 SHOWN += ("occlusion", "random")
 
 

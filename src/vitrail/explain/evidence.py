@@ -90,7 +90,8 @@ def evidence(
     all methods, and are measured in the same way. `notify` hears what has been done, once for each baseline and once
     more.
     """
-    nothing = [random_map(model, image, torch.zeros(1), seed + 1 + i)[0] for i in range(random)]
+    anything = torch.tensor([label])
+    nothing = [random_map(model, image, anything, seed + 1 + i)[0] for i in range(random)]
     every = torch.stack([*(m.to(nothing[0]) for m in maps.values()), *nothing])  # M rows cols
     classes = torch.full((len(every),), label, device=image.device)
     scores: dict[str, dict[str, Score]] = {name: {} for name in maps}
@@ -110,7 +111,7 @@ def evidence(
         notify(f"deletion and insertion, {baseline}")
     effects = salience_effects(model, image, classes, every)
     rate("saco", [saco(values, falls) for values, falls in effects], "high")
-    many = [random_map(model, image, torch.zeros(1), seed + 1 + i)[0] for i in range(COMPARED)]
+    many = [random_map(model, image, anything, seed + 1 + i)[0] for i in range(COMPARED)]
     flat = torch.stack(many).flatten(1)
     for name, values in maps.items():
         one = values.flatten()[None].to(flat)

@@ -6,6 +6,7 @@ Axes: B images, P patches, S steps of a curve.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,6 +19,7 @@ from vitrail.models.initial import lecun_normal_
 from vitrail.models.vit import ViT
 from vitrail.types import Images, Labels
 
+Broadcast: TypeAlias = Float[Tensor, "#B C H W"]  # one image for each row, or one for all
 POINTS = 15  # of a curve, both ends included
 
 
@@ -48,7 +50,7 @@ class Ends:
     empty: Float[Tensor, " B"]
 
 
-def ends(model: Network, images: Images, classes: Labels, baseline: Baseline = "drop") -> Ends:
+def ends(model: Network, images: Broadcast, classes: Labels, baseline: Baseline = "drop") -> Ends:
     """Where the curves of `images` begin and end; to be given to `curves` for each of several maps."""
     stand_in = stand_in_for(images, baseline)
     rows, cols = grid(model)
@@ -58,7 +60,7 @@ def ends(model: Network, images: Images, classes: Labels, baseline: Baseline = "
 
 def curves(
     model: Network,
-    images: Images,
+    images: Broadcast,
     classes: Labels,
     maps: Maps,
     baseline: Baseline = "drop",
@@ -87,7 +89,7 @@ def curves(
 
 
 def _probability(
-    model: Network, images: Images, classes: Labels, kept: Bool[Tensor, "B P"], stand_in: Tensor | None
+    model: Network, images: Broadcast, classes: Labels, kept: Bool[Tensor, "#B P"], stand_in: Tensor | None
 ) -> Float[Tensor, " B"]:
     if stand_in is None:
         kept = kept.clone()
@@ -111,7 +113,7 @@ def saco(values: Sequence[float], effects: Sequence[float]) -> float:
 
 
 def salience_effects(
-    model: Network, images: Images, classes: Labels, maps: Maps, groups: int = 10
+    model: Network, images: Broadcast, classes: Labels, maps: Maps, groups: int = 10
 ) -> list[tuple[list[float], list[float]]]:
     """For each map: summed salience and fall in probability of `groups` groups of patches by rank (see `saco`)."""
     flat = maps.flatten(1)

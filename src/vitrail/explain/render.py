@@ -54,7 +54,9 @@ def lut(table: str = "viridis") -> UInt8[Tensor, "256 3"]:
     return curve.round().clamp(0, 255).to(torch.uint8)
 
 
-def colour(values: Float[Tensor, "*S"], low: float, high: float, table: str = "viridis") -> UInt8[Tensor, "*S 3"]:
+def colour(
+    values: Float[Tensor, "*S"], low: int | float, high: int | float, table: str = "viridis"
+) -> UInt8[Tensor, "*S 3"]:
     """The colour of each value on the scale low..high; values beyond an end have its colour.
 
     ValueError for NaN or infinite values, and for a scale without extent.
@@ -80,7 +82,7 @@ def own_scale(values: Float[Tensor, "*S"]) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1.0)
 
 
-def table_for(low: float) -> str:
+def table_for(low: int | float) -> str:
     """The table of a scale: diverging where it goes below zero, sequential else."""
     return "blue_orange" if low < 0 else "viridis"
 
@@ -90,8 +92,8 @@ def overlay(
     values: Float[Tensor, "rows cols"],
     *,
     patch: tuple[int, int],
-    low: float,
-    high: float,
+    low: int | float,
+    high: int | float,
     mode: Mode = "heatmap",
     table: str = "viridis",
 ) -> Pixels:
@@ -114,7 +116,7 @@ def overlay(
     return torch.where(seen, over, grey).round().to(torch.uint8)
 
 
-def _share(values: Float[Tensor, "*S"], low: float, high: float) -> Float[Tensor, "*S"]:
+def _share(values: Float[Tensor, "*S"], low: int | float, high: int | float) -> Float[Tensor, "*S"]:
     if not high > low:
         raise ValueError(f"a scale goes from low to high: {low} to {high}")
     return ((values.double() - low) / (high - low)).clamp(0, 1)
@@ -132,7 +134,7 @@ def _spread(
     return whole, seen
 
 
-def enlarge(pixels: Pixels, side: int = 224) -> Pixels:
+def enlarge(pixels: Pixels, side: int = 224) -> UInt8[Tensor, "3 U V"]:
     """A small image with every pixel as a square, its shorter side at least `side` pixels."""
     times = max(1, math.ceil(side / min(pixels.shape[1:])))
     return pixels.repeat_interleave(times, 1).repeat_interleave(times, 2)
@@ -150,7 +152,7 @@ def data_address(pixels: Pixels) -> str:
     return f"data:image/png;base64,{base64.b64encode(png(pixels)).decode()}"
 
 
-def ticks(low: float, high: float, most: int = 5) -> tuple[float, ...]:
+def ticks(low: int | float, high: int | float, most: int = 5) -> tuple[float, ...]:
     """Round values from low to high, at most `most` of them; at least one."""
     rough = (high - low) / max(most - 1, 1)
     power = 10.0 ** math.floor(math.log10(rough))
@@ -159,11 +161,11 @@ def ticks(low: float, high: float, most: int = 5) -> tuple[float, ...]:
     return tuple(round(i * step, 12) + 0.0 for i in range(first, first + _count(low, high, step)))
 
 
-def _count(low: float, high: float, step: float) -> int:
+def _count(low: int | float, high: int | float, step: float) -> int:
     return math.floor(high / step + 1e-9) - math.ceil(low / step - 1e-9) + 1
 
 
-def tick_text(value: float) -> str:
+def tick_text(value: int | float) -> str:
     """A tick as it is written: 0.05, -2, 1.5e-04."""
     if value == 0:
         return "0"
@@ -171,7 +173,7 @@ def tick_text(value: float) -> str:
     return text.replace("-", "\u2212", 1) if value < 0 else text
 
 
-def colour_bar(low: float, high: float, table: str, unit: str, width: int = 240) -> Markup:
+def colour_bar(low: int | float, high: int | float, table: str, unit: str, width: int = 240) -> Markup:
     """The scale as an SVG of `width` x 37 user units: the colours, round values below them, the unit beside. Texts take
     the page's colour and font; a screen reader reads the ends and the unit."""
     step = width / 64

@@ -168,7 +168,7 @@ def attend(
     return (q * scale @ k.transpose(2, 3)).softmax(-1) @ v
 
 
-def rotate(x: Float[Tensor, "B h T d"], cos: Float[Tensor, "*B T d"], sin: Float[Tensor, "*B T d"]) -> Tensor:
+def rotate(x: Float[Tensor, "B h T d"], cos: Float[Tensor, "*X T d"], sin: Float[Tensor, "*X T d"]) -> Tensor:
     """Rotary position embedding: the halves of each head's channels as two coordinates, turned by its angles."""
     low, high = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-high, low], dim=-1) * sin
@@ -201,5 +201,5 @@ def sincos2d(config: ViTConfig) -> Float[Tensor, "1 P D"]:
     return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1)[None]
 
 
-def _range(*limits: float) -> Float[Tensor, " N"]:
+def _range(*limits: int | float) -> Float[Tensor, " N"]:
     return torch.arange(*limits, dtype=torch.float64, device="cpu")

@@ -101,7 +101,7 @@ class BlockTrace:
 class Trace:
     """A forward pass from pixels to logits. `places` are the patches that are in the sequence, row by row."""
 
-    stem: Float[Tensor, "B C R S"] | None  # a hybrid's feature map, which its patches are cut from; else None
+    stem: Float[Tensor, "B C U V"] | None  # a hybrid's feature map, which its patches are cut from; else None
     patches: Float[Tensor, "B P D"]  # linearly embedded, before positions and prefix
     embedded: Tokens  # after both, equation 1
     blocks: tuple[BlockTrace, ...]

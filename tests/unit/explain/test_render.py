@@ -106,7 +106,7 @@ def test_reveal_shows_the_image_itself_where_the_map_is_high() -> None:
     assert (signed[:, :, 2:4].double() - image[:, :, 2:4] * render.DIM).abs().max() <= 0.5  # zero speaks for nothing
     wider = render.overlay(torch.cat([image, image[:, :, :1]], 2), values, patch=(4, 2), low=0, high=2, mode="reveal")
     assert (wider[:, :, 6].double() - image[:, :, 0] * render.DIM).abs().max() <= 0.5
-    with pytest.raises(UnknownName, match="heatmap"):
+    with pytest.raises((UnknownName, TypeError), match="mode"):  # TypeError where the tests check annotations first
         render.overlay(image, values, patch=(4, 2), low=0, high=2, mode="jet")  # type: ignore[arg-type]
 
 

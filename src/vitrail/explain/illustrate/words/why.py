@@ -63,7 +63,6 @@ WHY = {
     "why.legrad": Words("LeGrad", "LeGrad"),
     "why.grad_cam": Words("Grad-CAM", "Grad-CAM"),
     "why.input_gradient": Words("input gradient", "输入梯度"),
-    "why.integrated_gradients": Words("integrated gradients", "积分梯度"),
     "why.occlusion": Words("occlusion", "遮挡"),
     "why.random.name": Words("random", "随机"),
     "why.attention.says": Words(
@@ -84,9 +83,6 @@ WHY = {
         "使该类别升高的特征，取自最后一层注意力读取之处。",
     ),
     "why.input_gradient.says": Words("How sensitive the class is to each pixel.", "该类别对每个像素有多敏感。"),
-    "why.integrated_gradients.says": Words(
-        "Shares of the change from a blank image to this one.", "从空白图像变到这张图像时，各处所占的份额。"
-    ),
     "why.occlusion.says": Words("How far the logit falls without the patch.", "去掉该图像块后逻辑值下降多少。"),
     "why.random.says": Words("Nothing: numbers drawn by chance.", "什么也没有：随机抽取的数。"),
 }
