@@ -45,6 +45,9 @@ class Batch:
     index: Labels
 
 
+MULTILABEL = "multi_label_classification"  # what transformers calls it, as problem_type in config.json
+
+
 @dataclass(frozen=True)
 class LabelSet:
     """The K classes of a model: display names, and stable ids (WordNet ids for ImageNet) where they exist.

@@ -224,3 +224,12 @@ def test_data_check_takes_such_data(data: Path, capsys: pytest.CaptureFixture[st
     assert [c["name"] for c in found["classes"]] == list(COLOURS)
     table = [row for row in csv.DictReader(io.StringIO(data.read_text())) if row["split"] == "train"]
     assert found["classes"][2]["images"]["train"] == sum("red" in row["labels"] for row in table)
+
+
+@pytest.mark.parametrize("target", ["timm", "transformers"])
+def test_other_layouts_say_so_too(target: str, run: Path, tmp_path: Path):
+    assert main(["convert", str(run), str(tmp_path / "out"), "--to", target, "--allow-loss", "preprocess"]) == 0
+    found = read_stored(tmp_path / "out")
+    told = (found.description or {}).get("problem_type")
+    assert told == "multi_label_classification"
+    assert load(tmp_path / "out").labels.multilabel

@@ -19,16 +19,15 @@ from vitrail.config import Preprocess, ResNetConfig, ViTConfig
 from vitrail.errors import StorageError, WeightsError, config_error
 from vitrail.models.build import Network
 from vitrail.models.catalog import ModelConfig
-from vitrail.types import LabelSet
+from vitrail.types import MULTILABEL, LabelSet
 from vitrail.weights.card import model_card, read_licence
 from vitrail.weights.files import MODEL_FILE, followed, read_json
 from vitrail.weights.formats.native import NATIVE
 from vitrail.weights.formats.timm import TIMM
 from vitrail.weights.rename import write_tensors
-from vitrail.weights.timm_config import describe, pretrained_cfg
+from vitrail.weights.timm_config import describe, label_fields, pretrained_cfg
 
 RECORD_FILE = "vitrail.json"
-MULTILABEL = "multi_label_classification"  # of config.json: an image may have several classes
 PASSENGERS_FILE = "passengers.safetensors"  # what a file of another layout held beside the model
 _KINDS: dict[type[ModelConfig], str] = {ViTConfig: "vit", ResNetConfig: "resnet"}
 
@@ -100,9 +99,7 @@ def _write_files(
     if passengers[1]:
         save_file({key: tensor.contiguous() for key, tensor in passengers[1].items()}, folder / PASSENGERS_FILE)
         (folder / PASSENGERS_FILE).chmod(0o666 & ~_umask())
-    names: dict[str, Any] = {} if labels is None else {"label_names": list(labels.names)}
-    if labels is not None and labels.multilabel:
-        names["problem_type"] = MULTILABEL  # transformers' word: its pipeline then takes the sigmoid
+    names = label_fields(labels)
     _write_json(folder / "config.json", {**(description or {"architecture": "vitrail"}), **names})
     _write_json(
         folder / "preprocessor_config.json",

@@ -298,6 +298,8 @@ def _losses(loaded: Loaded, path: Path, written: ModelConfig, to: str) -> tuple[
         losses.pop("classes", None)
     elif loaded.labels is not None and (back.labels is None or back.labels.names != loaded.labels.names):
         losses["labels"] = f"labels ({len(loaded.labels)} names of classes)"
+    elif loaded.labels is not None and back.labels is not None and back.labels.multilabel != loaded.labels.multilabel:
+        losses["labels"] = "that an image may have several classes (their names remain)"
     elif loaded.labels is not None and loaded.labels.ids is not None and back.labels != loaded.labels:
         losses["labels"] = "labels' ids (their names remain)"
     if not _same_pixels(loaded.preprocess, back.preprocess):

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 from vitrail.config import Preprocess, ViTConfig
 from vitrail.errors import WeightsError
 from vitrail.models.catalog import ModelConfig
-from vitrail.types import LabelSet
+from vitrail.types import MULTILABEL, LabelSet
 from vitrail.weights.processor import write_processor
 from vitrail.weights.rename import HeadsNotTold, Hints, Rule, Shapes, Tensors, file_grid
 from vitrail.weights.torch_layers import joined, layer
@@ -205,7 +205,9 @@ def classes_of(config: ViTConfig, labels: LabelSet | None) -> dict[str, Any]:
         return {}
     names = labels.names if labels is not None else _placeholders(config.classes)
     assert len(names) == config.classes
+    kind = {"problem_type": MULTILABEL} if labels is not None and labels.multilabel else {}
     return {
+        **kind,
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
     }

@@ -18,9 +18,9 @@ from vitrail.config import Preprocess, ResNetConfig
 from vitrail.errors import WeightsError, config_error
 from vitrail.models.build import Network, build
 from vitrail.models.catalog import MODELS, ModelConfig, find_model
-from vitrail.types import LabelSet
+from vitrail.types import MULTILABEL, LabelSet
 from vitrail.weights.catalog import published
-from vitrail.weights.checkpoint import MULTILABEL, PASSENGERS_FILE, Stored, read_beside, read_stored
+from vitrail.weights.checkpoint import PASSENGERS_FILE, Stored, read_beside, read_stored
 from vitrail.weights.fetch import locate
 from vitrail.weights.files import FLOATS, MODEL_FILE, followed, read_file, read_headers, weights_of
 from vitrail.weights.formats.big_vision import BIG_VISION

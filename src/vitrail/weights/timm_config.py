@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 from vitrail.config import Preprocess, ViTConfig
 from vitrail.errors import WeightsError, close_matches
 from vitrail.models.catalog import ModelConfig
-from vitrail.types import LabelSet
+from vitrail.types import MULTILABEL, LabelSet
 from vitrail.weights.open_clip_config import image_size_of
 from vitrail.weights.timm_names import options_of
 
@@ -177,7 +177,16 @@ def companions(config: Any, preprocess: Preprocess, labels: LabelSet | None) -> 
     table = describe(config, preprocess)
     if table is None:
         raise WeightsError(f"timm cannot hold {'a ResNet' if not isinstance(config, ViTConfig) else _unheld(config)}")
-    return {"config.json": table if labels is None else {**table, "label_names": list(labels.names)}}
+    return {"config.json": {**table, **label_fields(labels)}}
+
+
+def label_fields(labels: LabelSet | None) -> dict[str, Any]:
+    """The fields of config.json that name the classes; where an image may have several, transformers' pipeline takes
+    the sigmoid by the second."""
+    if labels is None:
+        return {}
+    kind = {"problem_type": MULTILABEL} if labels.multilabel else {}
+    return {"label_names": list(labels.names), **kind}
 
 
 def _unheld(config: ViTConfig) -> str | None:
