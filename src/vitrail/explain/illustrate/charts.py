@@ -108,7 +108,7 @@ def curve_chart(
     )
 
 
-def root_bar(colours: Sequence[str], marks: Sequence[tuple[float, Markup]], name: str = "bar") -> Markup:
+def root_bar(colours: Sequence[str], marks: Sequence[tuple[int | float, Markup]], name: str = "bar") -> Markup:
     """A colour bar with marks at shares of its length."""
     width = 240.0
     step = width / len(colours)

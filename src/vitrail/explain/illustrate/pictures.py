@@ -119,7 +119,7 @@ def folded(values: Tensor) -> Float[Tensor, "rows cols"]:
     return torch.cat([flat, flat.new_zeros(side * -(-len(flat) // side) - len(flat))]).unflatten(0, (-1, side))
 
 
-def patch_of(pixels: UInt8[Tensor, "3 H W"], place: int, config: ViTConfig) -> Pixels:
+def patch_of(pixels: UInt8[Tensor, "3 H W"], place: int, config: ViTConfig) -> UInt8[Tensor, "3 U V"]:
     """The pixels that a patch stands for."""
     (height, width), (row, col) = config.patch_pixels, divmod(place, config.grid[1])
     return pixels[:, row * height : (row + 1) * height, col * width : (col + 1) * width]

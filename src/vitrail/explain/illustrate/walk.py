@@ -41,7 +41,7 @@ class Walk:
     source: str
     original: Pixels
     window: Window
-    pixels: UInt8[Tensor, "3 H W"]
+    pixels: UInt8[Tensor, "3 U V"]
     record: Trace
     label: int
     patch: int
