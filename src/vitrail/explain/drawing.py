@@ -28,22 +28,22 @@ Anchor = Literal["start", "middle", "end"]
 class Line:
     """From one point to another."""
 
-    x1: float
-    y1: float
-    x2: float
-    y2: float
+    x1: int | float
+    y1: int | float
+    x2: int | float
+    y2: int | float
     colour: str = INK
-    width: float = 1.0
-    dashes: float = 0.0  # length of a dash and of the gap behind it; 0: none
+    width: int | float = 1.0
+    dashes: int | float = 0.0  # length of a dash and of the gap behind it; 0: none
 
 
 @dataclass(frozen=True)
 class Dot:
     """A filled circle."""
 
-    x: float
-    y: float
-    radius: float
+    x: int | float
+    y: int | float
+    radius: int | float
     colour: str
 
 
@@ -51,10 +51,10 @@ class Dot:
 class Text:
     """One line of text; y is its baseline. `up`: turned a quarter to the left around (x, y)."""
 
-    x: float
-    y: float
+    x: int | float
+    y: int | float
     text: str
-    size: float = 11.0
+    size: int | float = 11.0
     anchor: Anchor = "start"
     colour: str = INK
     bold: bool = False
@@ -65,10 +65,10 @@ class Text:
 class Picture:
     """Pixels in a rectangle; each stays a square where the picture is enlarged."""
 
-    x: float
-    y: float
-    width: float
-    height: float
+    x: int | float
+    y: int | float
+    width: int | float
+    height: int | float
     pixels: Pixels
     says: str  # for those who cannot see it
 
@@ -80,12 +80,12 @@ Shape: TypeAlias = Line | Dot | Text | Picture
 class Drawing:
     """Shapes on white paper, the first at the back. `says`: the whole in one sentence, for screen readers."""
 
-    width: float
-    height: float
+    width: int | float
+    height: int | float
     says: str
     shapes: tuple[Shape, ...]
 
-    def moved(self, right: float, down: float) -> tuple[Shape, ...]:
+    def moved(self, right: int | float, down: int | float) -> tuple[Shape, ...]:
         """The shapes, for a larger drawing."""
         return tuple(_moved(shape, right, down) for shape in self.shapes)
 
@@ -122,7 +122,7 @@ def png_bytes(drawing: Drawing) -> bytes:
     return out.getvalue()
 
 
-def wrapped(text: str, width: float, size: float = 11.0) -> list[str]:
+def wrapped(text: str, width: int | float, size: int | float = 11.0) -> list[str]:
     """The text in lines of at most `width` units, broken between words."""
     font = _font(size * 4)
     lines: list[str] = []
@@ -135,7 +135,9 @@ def wrapped(text: str, width: float, size: float = 11.0) -> list[str]:
     return lines
 
 
-def paragraph(text: str, x: float, y: float, width: float, size: float = 11.0, colour: str = PALE) -> list[Shape]:
+def paragraph(
+    text: str, x: int | float, y: int | float, width: int | float, size: int | float = 11.0, colour: str = PALE
+) -> list[Shape]:
     """The text in lines under each other, the first with its baseline at y."""
     return [Text(x, y + 1.4 * size * i, line, size, colour=colour) for i, line in enumerate(wrapped(text, width, size))]
 
@@ -205,13 +207,13 @@ def _enlarged(picture: Picture) -> bool:
     return picture.width >= picture.pixels.shape[2]
 
 
-def _font(size: float) -> ImageFont.FreeTypeFont:
+def _font(size: int | float) -> ImageFont.FreeTypeFont:
     font = ImageFont.load_default(size)
     assert isinstance(font, ImageFont.FreeTypeFont)  # of any Pillow that is built with FreeType, as its wheels are
     return font
 
 
-def _moved(shape: Shape, right: float, down: float) -> Shape:
+def _moved(shape: Shape, right: int | float, down: int | float) -> Shape:
     if isinstance(shape, Line):
         ends = (shape.x1 + right, shape.y1 + down, shape.x2 + right, shape.y2 + down)
         return Line(*ends, shape.colour, shape.width, shape.dashes)

@@ -48,7 +48,7 @@ class Numbers:
         return text(self.value(path), form)
 
 
-def text(value: float, form: str) -> str:
+def text(value: int | float, form: str) -> str:
     """A number as it is printed. i: whole, in groups of three; f2: two decimals; s2: the same with its sign; p1:
     percent with one decimal; e1: one decimal times a power of ten."""
     kind, digits = form[0], int(form[1:] or 0)
