@@ -36,11 +36,11 @@ class Item:
 class Batch:
     """Images with their labels; `index` are positions in the source, which make every evaluation exact.
 
-    A training batch holds soft labels after mixup or cutmix, and rows of zeros and ones where an image may have several
-    classes; class indices otherwise.
+    Images are normalised, or still pixels where an engine takes them so. A training batch holds soft labels after mixup
+    or cutmix, and rows of zeros and ones where an image may have several classes; class indices otherwise.
     """
 
-    images: Images
+    images: Images | UInt8[Tensor, "B 3 H W"]
     labels: Labels | SoftLabels
     index: Labels
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.config import ViTConfig
-from vitrail.weights.files import INDEX_FILE, parts_of, read_file, read_json, weights_of
+from vitrail.weights.files import INDEX_FILE, MODEL_FILE, parts_of, read_file, read_json, weights_of
 
 # The classes of transformers that are run, and those that a file of text and image names instead.
 _CLASSES = (
@@ -128,9 +128,8 @@ def _open_clip(folder: Path, config: ViTConfig) -> nn.Module:
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
-    weights = weights_of(folder)
-    assert weights is not None, folder
-    return read_file(weights)
+    """The tensors of a folder that `_copied` made, whose links are its own."""
+    return read_file(folder / (MODEL_FILE if (folder / MODEL_FILE).is_file() else INDEX_FILE))
 
 
 @contextmanager

@@ -32,7 +32,9 @@ def check_mergeable(config: ViTConfig, count: int) -> None:
         )
 
 
-def merging_block(block: EncoderBlock, x: Tokens, size: Sizes, count: int, prefix: int) -> tuple[Tokens, Sizes]:
+def merging_block(
+    block: EncoderBlock, x: Tokens, size: Sizes, count: int, prefix: int
+) -> tuple[Float[Tensor, "B S D"], Float[Tensor, "B S 1"]]:
     """One block of a folded model, `count` tokens fewer between its attention and its MLP."""
     q, k, v = block.attention.project(block.norm1(x))
     heads = F.scaled_dot_product_attention(q, k, v, attn_mask=weight(size), scale=block.attention.scale)

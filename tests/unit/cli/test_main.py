@@ -94,7 +94,7 @@ def test_a_reader_that_went_away_is_quiet(monkeypatch: pytest.MonkeyPatch, capsy
         (
             "train a --sed 3",
             "unknown option '--sed'; did you mean '--seed' or '--set'? "
-            "Choices: --model, --weights, --recipe, --out, --seed, --set",
+            "Choices: --model, --weights, --recipe, --out, --seed, --set, --accept-changes",
         ),
         ("train a --seed", "the option --seed needs a value; see: vitrail train --help"),
         ("train a --seed x", "--seed should be a whole number, found 'x'; see: vitrail train --help"),

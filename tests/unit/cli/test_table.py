@@ -34,7 +34,7 @@ def test_on_a_terminal_aligned_and_names_are_no_markup(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0071493, "0.00715"), (2.5133, "2.51"), (16.0, "16"), (1089.6, "1,090"), (123_456.0, "123,000"), (0, "0")],
+    [(0.0071493, "0.00715"), (2.5133, "2.51"), (16.0, "16"), (1089.6, "1,090"), (123_456.0, "123,000"), (0.0, "0")],
 )
 def test_three_digits_are_shown_without_an_exponent(value: float, text: str) -> None:
     assert three_digits(value) == text

@@ -126,7 +126,7 @@ def test_a_killed_process_is_a_sentence_not_a_wait() -> None:
 
 def test_few_images_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[int] = []
-    monkeypatch.setattr(module, "_by_processes", lambda *_: started.append(1) or iter(()))
+    monkeypatch.setattr(module, "_by_processes", lambda *_: started.append(1) or (batch for batch in ()))
     data = encode(noise(9, 9))
     assert sum(len(batch.images) for batch in fitted_batches([data] * 63, SHOWN, 8)) == 63
     assert not started

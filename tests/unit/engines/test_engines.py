@@ -150,7 +150,7 @@ def test_an_onnx_file_that_reaches_outside_its_folder_is_refused(tmp_path: Path)
 
 
 def trial(name: str, seconds: float, cosine: float, error: str = "") -> Trial:
-    return Trial(name, 8, (seconds,) * 3, cosine=cosine, error=error)
+    return Trial(name, 8, (float(seconds),) * 3, cosine=float(cosine), error=error)
 
 
 def test_the_fastest_that_is_alike_is_chosen() -> None:
