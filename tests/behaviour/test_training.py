@@ -527,14 +527,15 @@ def train_in_a_child(data: Path, out: Path, last_fsync: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_sigkill_at_any_moment_costs_only_time(cifar_size: Path, tmp_path: Path) -> None:
     """25 kills of a CIFAR-size run, every other one while something is written; every run ends as the unbroken one:
     weights, averaged weights, optimiser state and metrics."""
-    fork, moments = multiprocessing.get_context("fork"), random.Random(0)
+    # Forked from a server that has never differentiated: torch refuses to in a fork of a process that has.
+    server, moments = multiprocessing.get_context("forkserver"), random.Random(0)
+    server.set_forkserver_preload(["vitrail.train.run"])
 
     def sitting(out: Path, seconds: float | None = None, last_fsync: int = -1) -> bool:
-        process = fork.Process(target=train_in_a_child, args=(cifar_size, out, last_fsync))
+        process = server.Process(target=train_in_a_child, args=(cifar_size, out, last_fsync))
         process.start()
         process.join(seconds)
         process.kill()
