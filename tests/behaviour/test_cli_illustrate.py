@@ -63,6 +63,17 @@ def test_a_resnet_and_a_broken_image_are_a_sentence(
     assert capsys.readouterr().err.startswith(f"vitrail: {tmp_path / 'cut.png'}: truncated PNG file")
 
 
+def test_a_model_of_several_classes_an_image_is_a_sentence(photos: Path, tmp_path: Path, capsys: Capture) -> None:
+    config = ViTConfig(image_size=(8, 8), patch_size=(4, 4), width=4, depth=1, heads=1, mlp_dim=4, classes=2)
+    labels = LabelSet(("a", "b"), multilabel=True)
+    write_model_folder(tmp_path / "several", build(config), Preprocess(size=(8, 8)), labels, {})
+    assert main(["illustrate", str(tmp_path / "several"), str(photos / "red" / "red0.png")]) == 2
+    assert capsys.readouterr().err == (
+        "vitrail: illustrate follows one answer among others, and this model gives each class an answer of its own: "
+        "use vitrail explain or vitrail trace\n"
+    )
+
+
 @pytest.mark.parametrize("patch", [8, 4])
 def test_the_smallest_models_have_a_page(patch: int, photos: Path, tmp_path: Path, capsys: Capture) -> None:
     """One patch, one block, one head, two classes."""

@@ -70,14 +70,19 @@ def gather(
 ) -> Walk:
     """The Walk of an image file. `label`: the class to explain, by default the most probable one.
 
-    Raises ConfigError for a model without tokens or with logits that are no numbers, ImageError for a file that is no
-    image, UnknownName for a class the model does not have.
+    Raises ConfigError for a model without tokens, of several classes an image, or with logits that are no numbers,
+    ImageError for a file that is no image, UnknownName for a class the model does not have.
     """
     model = classifier.model
     if isinstance(model.config, ResNetConfig) or not isinstance(model, ViT):
         raise ConfigError(
             "illustrate shows tokens and their attention, which this model, a ResNet, does not have: "
             "choose a Vision Transformer, or a hybrid of both"
+        )
+    if classifier.labels.multilabel:
+        raise ConfigError(
+            "illustrate follows one answer among others, and this model gives each class an answer of its own: "
+            "use vitrail explain or vitrail trace"
         )
     if classifier.device.type != "cpu":  # one image, and tensors that the page prints: a copy where they are read
         model = copy.deepcopy(model).cpu()
