@@ -341,7 +341,7 @@ def _same_pixels(a: Preprocess, b: Preprocess) -> bool:
 def _in_words(p: Preprocess, other: Preprocess | None = None) -> str:
     """The preprocessing; of it what `other` does otherwise."""
     parts = {
-        "resize": "squashed" if p.resize == "squash" else "shape kept",
+        "resize": "squashed" if p.resize == "squash" else "resized",
         "size": f"{' x '.join(map(str, p.size))} px",
         "crop": f"crop {p.crop:.4g}",
         "interpolation": p.interpolation,
