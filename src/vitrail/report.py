@@ -213,15 +213,7 @@ class Report(Config):
                 [c.name, f"{c.support}", percent(c.recall), percent(c.precision), self._taken_for(i)] for i, c in worst
             ]
             parts.append(table(["class", "images", "recall", "precision", "most often taken for"], rows))
-        if self.unreadable:
-            parts.append("\n".join(f"- not counted: {u.id} ({u.reason})" for u in self.unreadable))
-        parts.append(
-            f"Data {self.data.name}, split {self.data.split}, fingerprint {self.data.fingerprint[:12]}. "
-            f"Model sha256 {self.model.sha256[:12]}. vitrail {self.machine.vitrail}, torch {self.machine.torch}, "
-            f"{self.machine.precision} on {self.machine.processor}."
-        )
-        if self.model.preprocess is not None:
-            parts.append(f"Images {self.model.shown()}.")
+        parts += provenance(self.unreadable, self.data, self.model, self.machine)
         return "\n\n".join(parts) + "\n"
 
     def _measures(self) -> list[list[str]]:
@@ -257,6 +249,17 @@ def report_json(table: Mapping[str, JsonValue]) -> str:
             text = json.dumps(value)
         lines.append(f"  {json.dumps(name)}: {text}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def provenance(unreadable: Sequence[Unreadable], data: DataFacts, model: ModelFacts, machine: Machine) -> list[str]:
+    """The last paragraphs of a report: what was not counted, and where its numbers came from."""
+    parts = ["\n".join(f"- not counted: {u.id} ({u.reason})" for u in unreadable)] if unreadable else []
+    parts.append(
+        f"Data {data.name}, split {data.split}, fingerprint {data.fingerprint[:12]}. "
+        f"Model sha256 {model.sha256[:12]}. vitrail {machine.vitrail}, torch {machine.torch}, "
+        f"{machine.precision} on {machine.processor}."
+    )
+    return [*parts, f"Images {model.shown()}."] if model.preprocess is not None else parts
 
 
 def percent(share: float | None) -> str:

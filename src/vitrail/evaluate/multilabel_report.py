@@ -18,6 +18,7 @@ from vitrail.report import (
     Thumbnail,
     Unreadable,
     percent,
+    provenance,
     report_json,
     sentence,
     table,
@@ -144,15 +145,7 @@ class MultilabelReport(Config):
              percent(c.precision), percent(c.recall), percent(c.f1)] for c in self.hardest()[:10]
         ]  # fmt: skip
         parts += ["Hardest classes" if len(self.classes) > 10 else "Classes, the hardest first", table(head, rows)]
-        if self.unreadable:
-            parts.append("\n".join(f"- not counted: {u.id} ({u.reason})" for u in self.unreadable))
-        parts.append(
-            f"Data {self.data.name}, split {self.data.split}, fingerprint {self.data.fingerprint[:12]}. "
-            f"Model sha256 {self.model.sha256[:12]}. vitrail {self.machine.vitrail}, torch {self.machine.torch}, "
-            f"{self.machine.precision} on {self.machine.processor}."
-        )
-        if self.model.preprocess is not None:
-            parts.append(f"Images {self.model.shown()}.")
+        parts += provenance(self.unreadable, self.data, self.model, self.machine)
         return "\n\n".join(parts) + "\n"
 
     def _measures(self) -> list[list[str]]:
