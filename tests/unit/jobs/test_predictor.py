@@ -77,6 +77,7 @@ def test_as_ray_data_calls_it(model_folder: Path, files: list[str]) -> None:
     assert [label for block in found for label in block["label"]] == whole["label"].tolist()
 
 
+@pytest.mark.filterwarnings("default:::ray")  # its own code warns of its own deprecations
 def test_with_ray(model_folder: Path, files: list[str]) -> None:
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     data = ray.data.from_items([{"path": file} for file in files])
