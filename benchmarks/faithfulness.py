@@ -4,8 +4,7 @@
 
 The class asked about is the one the model predicts. A line of the file is one method on one batch of 20 photos, patches
 dropped from the sequence; after all batches come the lines `more` of ten photos: the mean colour and the blurred image
-in place of the patches, SaCo, the sanity check; then the methods that take many passes a map, on these ten. What
-stands in the file is not computed again, so a run that was stopped goes on; `--show` prints the tables of what is
+in place of the patches, SaCo, the sanity check. What stands in the file is not computed again, so a run that was stopped goes on; `--show` prints the tables of what is
 there. Random maps are of the same photos. Maps are made in float32, those of FORWARD and the passes of curves and SaCo
 in bfloat16; the line `check` says how far that moves their means.
 """
@@ -38,10 +37,10 @@ SLOW = ("integrated_gradients", "smooth_gradient", "rise", "occlusion")  # many 
 FORWARD = ("rise", "occlusion")  # of these, those without gradients: their passes are in bfloat16 too
 POINTS = {"drop": 5, "mean": 3, "blur": 3}  # of each curve, both ends included
 RANDOM = [f"random {i}" for i in range(3)]  # random maps of each photo
-FEW = 10  # photos of the slow methods and of SaCo
+FEW = 10  # photos of the other baselines and of SaCo
 CHECKED = 5  # of the sanity check, and of the comparison of bfloat16 with float32
 CASCADE = (4, 12)  # blocks that are random, beside head and final norm
-NAMES = [*RANDOM, *(name for name in METHODS if name not in ("random", *SLOW))]  # in the order of the work
+NAMES = [*RANDOM, *(name for name in METHODS if name not in ("random", *SLOW)), *SLOW]  # in the order of the work
 WAYS = ("deletion", "insertion")
 Rows: TypeAlias = dict[str, dict[str, Any]]
 
@@ -211,7 +210,7 @@ def main() -> None:
         print(name, flush=True)
 
     work = [(name, str(b)) for b in range(len(photos)) for name in NAMES]
-    work += [*((name, "more") for name in NAMES), *((name, "more") for name in SLOW)]
+    work += [(name, "more") for name in NAMES]
     ready: Photos | None = None
     for name, part in work:
         if f"{name}/{part}" not in rows:
@@ -220,10 +219,10 @@ def main() -> None:
                 ready = prepared(model, photos[number], number)
             some = ready.first(FEW) if part == "more" else ready
             maps, cost = made(model, fast, some, name)
-            if part != "more" or name in SLOW:
-                write(f"{name}/{number}", cost | auc(fast, some, maps, ("drop",)))
             if part == "more":
                 write(f"{name}/{part}", more(model, fast, some, name, maps))
+            else:
+                write(f"{name}/{number}", cost | auc(fast, some, maps, ("drop",)))
     if "check" not in rows:
         facts = machine(torch.device("cpu"), "float32 and bfloat16").model_dump(mode="json")
         found = checked(model, fast, prepared(model, photos[0], 0))

@@ -128,7 +128,9 @@ def finetune(summary: DataSummary, base: ModelConfig | None = None, preprocess: 
     2022, appendix); a share of the patches is left out of every training image, which makes a step as much faster
     (Liu et al. 2022, PatchDropout, arXiv 2208.07220); label smoothing and RandAugment as in DeiT, milder. Short,
     because all but the head already knows what pictures are.
-    Model and preprocessing: those of the weights. The rate of the first layers is a small fraction of the head's.
+    Model and preprocessing: those of the weights, but whole images are shown, squashed to the model's size, where the
+    weights come with a crop: random crops have the same range of shapes, and what a person's photo shows may lie at its
+    edge. The rate of the first layers is a small fraction of the head's.
     Hardware, time and expected score: see docs/benchmarks.md, flowers from DeiT-Ti/16.
     """
     if base is None or preprocess is None:
@@ -144,7 +146,7 @@ def finetune(summary: DataSummary, base: ModelConfig | None = None, preprocess: 
     return Recipe(
         name="finetune",
         model=base.model_copy(update=update),
-        preprocess=preprocess,
+        preprocess=preprocess.model_copy(update={"resize": "squash", "crop": 1.0}),
         data=DataConfig(batch_size=batch_size),
         augment=AugmentConfig(
             crop_scale=(0.4, 1.0),

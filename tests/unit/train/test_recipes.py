@@ -76,10 +76,11 @@ def test_every_recipe_is_sound_for_any_amount_of_data(name: str, n_train: int) -
     assert (RECIPES[name].__doc__ and "Expected" in RECIPES[name].__doc__) or "expected" in RECIPES[name].__doc__
 
 
-def test_finetune_keeps_the_preprocessing_of_the_weights() -> None:
+def test_finetune_keeps_the_colours_of_the_weights_and_shows_whole_images() -> None:
     preprocess = Preprocess(crop=0.875, mean=(0.4, 0.4, 0.4))
     recipe = finetune(summary(500), MODELS["Ti/16"].model_copy(update={"dropout": 0.0}), preprocess)
-    assert recipe.preprocess == preprocess and recipe.optim.layer_decay < 1
+    assert recipe.preprocess == preprocess.model_copy(update={"resize": "squash", "crop": 1.0})
+    assert recipe.optim.layer_decay < 1
 
 
 def test_finetune_without_weights_is_a_sentence() -> None:
