@@ -37,6 +37,7 @@ def test_benchmark_shows_a_table_and_writes_it(
         (["export", "MODEL", "OUT", "--to", "coreml"], "unknown target 'coreml'"),
         (["export", "MODEL", "OUT", "--to", "timm", "--precision", "int8"], "--precision does not go with --to timm"),
         (["export", "MODEL", "OUT", "--to", "timm", "--resize-inside"], "--resize-inside does not go with --to timm"),
+        (["export", "MODEL", "OUT", "--to", "aoti", "--resize-inside"], "--resize-inside goes with onnx and openvino"),
         (["export", "NEAREST", "OUT", "--to", "onnx", "--resize-inside"], "by nearest pixels cannot be inside"),
         (["export", "MODEL", "MODEL", "--to", "onnx"], "exists; name a new folder"),
     ],

@@ -29,7 +29,7 @@ def export(
         File | None, Parameter(help="Images to compare on, best 256 or more and labelled; else those of --calibrate.")
     ] = None,
     resize_inside: Annotated[
-        bool, Parameter(help="Resize and crop in the graph too: it takes decoded images of any size.")
+        bool, Parameter(help="Resize and crop in the graph (onnx, openvino): it takes decoded images of any size.")
     ] = False,
     merge: Annotated[Whole, Parameter(help="Tokens that merge into others in each block: faster, not exact.")] = 0,
 ) -> None:

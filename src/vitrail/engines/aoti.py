@@ -11,7 +11,6 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vitrail.config import Preprocess
 from vitrail.engines.cache import cache_folder, machine_print, read_table
 from vitrail.engines.program import capture
 from vitrail.engines.torch import check_compiler
@@ -22,12 +21,12 @@ from vitrail.types import Logits
 PACKAGE = "model.pt2"
 
 
-def write(folded: Folded, folder: Path, precision: str, inside: Preprocess | None = None) -> None:
-    """Compile a folded network into `folder` and note that this machine built it. `inside`: see `capture`."""
+def write(folded: Folded, folder: Path, precision: str) -> None:
+    """Compile a folded network into `folder` and note that this machine built it."""
     import torch._inductor
 
     check_compiler(f"aoti-{precision}", torch.device("cpu"))
-    program = capture(folded.to(getattr(torch, precision)), inside)
+    program = capture(folded.to(getattr(torch, precision)))
     logging.getLogger("torch._inductor").setLevel(logging.ERROR)
     torch._inductor.aoti_compile_and_package(program, package_path=str(folder / PACKAGE))
     _note(folder / PACKAGE)
@@ -49,7 +48,7 @@ class AOTIEngine:
         self.run: Any = torch._inductor.aoti_load_package(str(package))
 
     @torch.inference_mode()
-    def __call__(self, pixels: UInt8[Tensor, "B *image"]) -> Logits:
+    def __call__(self, pixels: UInt8[Tensor, "B 3 H W"]) -> Logits:
         return self.run(pixels.contiguous()).float()
 
 

@@ -30,22 +30,26 @@ TILE = 32  # outputs of one product; of 12 megapixels, 8 to 32 took as long and 
 _BIG = 2**30  # above any side
 _PRECISION = 23  # powers of two that torch tries for its 16-bit weights
 
-_Side: TypeAlias = Int[Tensor, " 1"]  # a size that the graph computes with; those of shapes stay numbers
+_Side: TypeAlias = Int[Tensor, " 1"]  # a size that the graph computes with
+_Length: TypeAlias = int | torch.SymInt  # and one of a shape, a symbol while it is captured
+_Shrunk: TypeAlias = tuple[_Length, _Length]  # at least an old side over the new one
 
 
 class Resize(nn.Module):
     """From uint8 images of one size, any size (N rows cols 3), to what `fit` makes of them (N 3 H W, uint8).
 
-    Products of a side and the side that it is resized to must stay below 2**31. ConfigError for the interpolation
-    "nearest", whose choice of pixels hangs on the last bit of a division.
+    Products of a side and the side that it is resized to must stay below 2**31. ConfigError where `check_inside`
+    raises it: which pixels are nearest hangs on the last bit of a division.
     """
+
+    powers: Tensor  # that a weight is a whole number over
+    steps: Tensor  # 1 / powers
 
     def __init__(self, config: Preprocess) -> None:
         super().__init__()
-        if config.interpolation == "nearest":
-            raise ConfigError(
-                "a resize by nearest pixels cannot be inside the graph: runtimes round its divisions apart"
-            )
+        check_inside(config)
+        self.register_buffer("powers", 2.0 ** torch.arange(_PRECISION))
+        self.register_buffer("steps", 0.5 ** torch.arange(_PRECISION))
         self.config = config
         self.cover = math.floor(config.size[0] / config.crop), math.floor(config.size[1] / config.crop)
         self.area = config.interpolation == "area"
@@ -91,15 +95,15 @@ class Resize(nn.Module):
             torch.clamp(_to_even(rows * wide, high), min=cols),
         )
 
-    def _shrunk(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Of each side, a fraction that is at least the old side over the new one."""
+    def _shrunk(self, height: _Length, width: _Length) -> tuple[_Shrunk, _Shrunk]:
+        """By how much each side shrinks, at most."""
         if self.config.resize == "squash":
             return (height, self.cover[0]), (width, self.cover[1])
         smaller = height + width - _larger(height, width)
         below = max(1, min(self.cover) - 1)  # less one, as the longer side is rounded
         return (smaller, below), (smaller, below)
 
-    def _span(self, outputs: int, shrunk: tuple[int, int]) -> int:
+    def _span(self, outputs: int, shrunk: _Shrunk) -> _Length:
         """Pixels that cover what so many neighbouring outputs read."""
         old, new = shrunk
         steps = outputs - 1 + (2 * self.reach if self.averages else 0)
@@ -115,7 +119,7 @@ class Resize(nn.Module):
         return torch.clamp((2 * out + 1) * old - support, min=0) // (2 * new)
 
     def _axis(
-        self, old: _Side, new: _Side, kept: int, shrunk: tuple[int, int]
+        self, old: _Side, new: _Side, kept: int, shrunk: _Shrunk
     ) -> tuple[Int[Tensor, "T 1 L"], Float[Tensor, "T t L"]]:
         """The pixels that each tile of the kept outputs reads, which may end beyond the image, and their weights."""
         tile = min(TILE, kept)
@@ -128,10 +132,10 @@ class Resize(nn.Module):
             # The largest weight decides how fine all are: mostly one of the outermost output, whether kept or not.
             outermost = self._weights(old, new, torch.zeros_like(out[:1, :1]), steps)
             largest = torch.maximum(weights.max(), outermost.max())
-            powers = 2.0 ** torch.arange(_PRECISION)
-            power = torch.where(largest * powers < 2.0**15 - 0.5, powers, 1.0).max()
+            power = torch.where(largest * self.powers < 2.0**15 - 0.5, self.powers, 1.0).max()
+            step = torch.where(self.powers == power, self.steps, 0.0).max()
             whole = torch.floor(weights.abs() * power + 0.5)
-            weights = torch.where(weights < 0, -whole, whole) * torch.reciprocal(power)
+            weights = torch.where(weights < 0, -whole, whole) * step
         return pixels, weights
 
     def _weights(
@@ -142,8 +146,8 @@ class Resize(nn.Module):
         inside = pixels < old
         if self.area:  # the part of the pixel that the output covers
             covered = torch.minimum(torch.clamp(old + new - gap.abs(), min=0), 2 * torch.minimum(old, new))
-            return torch.where(inside, covered.float(), 0.0) * _inverse(2 * old)
-        unit = _inverse(2 * (torch.maximum(old, new) if self.averages else new))
+            return torch.where(inside, covered.float(), 0.0) * _inverse((2 * old).float())
+        unit = _inverse((2 * (torch.maximum(old, new) if self.averages else new)).float())
         if self.reach == 1:
             weights = (1 - gap.float().abs() * unit).clamp(min=0)
         elif self.averages:
@@ -154,7 +158,7 @@ class Resize(nn.Module):
                 weights = weights + torch.where(pixels == 0, _cubic(gap - step, unit, -0.75), 0.0)
                 weights = weights + torch.where(pixels == old - 1, _cubic(gap + step, unit, -0.75), 0.0)
         weights = torch.where(inside, weights, 0.0)
-        return weights * torch.reciprocal(weights.sum(dim=-1, keepdim=True))
+        return weights * _inverse(weights.sum(dim=-1, keepdim=True))
 
     def _rounded(self, sums: Tensor) -> Tensor:
         return sums if self.area else torch.floor(sums + 0.5).clamp(0, 255)
@@ -174,6 +178,12 @@ class Framed:
         return self.engine(functional.pad(pixels, self.frame).permute(0, 2, 3, 1))
 
 
+def check_inside(config: Preprocess) -> None:
+    """ConfigError where a graph cannot resize as `config` says."""
+    if config.interpolation == "nearest":
+        raise ConfigError("a resize by nearest pixels cannot be inside the graph: runtimes round its divisions apart")
+
+
 def _cubic(gap: Int[Tensor, "T t L"], unit: Float[Tensor, " 1"], a: float) -> Float[Tensor, "T t L"]:
     """Keys' cubic convolution (1981) at gap * unit."""
     x = gap.float().abs() * unit
@@ -182,12 +192,14 @@ def _cubic(gap: Int[Tensor, "T t L"], unit: Float[Tensor, " 1"], a: float) -> Fl
     return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
 
 
-def _inverse(side: _Side) -> Float[Tensor, " 1"]:
-    """1 / side. Not as a division: OpenVINO replaces those by powers that it computes in bfloat16."""
-    return torch.reciprocal(side.float())
+def _inverse(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """1 / values, of positive ones, without a division: OpenVINO replaces each by a power, and computes that in
+    bfloat16 whatever `resize_first` marks. One step of Newton's after an approximation."""
+    near = torch.exp(-torch.log(values))
+    return near * (2 - values * near)
 
 
-def _side(length: int) -> _Side:
+def _side(length: _Length) -> _Side:
     return torch.full((1,), length, dtype=torch.int64)
 
 
@@ -205,7 +217,7 @@ def _to_even(above: _Side, below: _Side | int) -> _Side:
     return up - half_way * (up - up // 2 * 2)
 
 
-def _larger(a: int, b: int) -> int:
+def _larger(a: _Length, b: _Length) -> _Length:
     """Of two sizes of shapes, without a comparison, on which a graph cannot wait, or a negative division, which
     runtimes round apart."""
     return a + (b - a) * ((b - a + _BIG) // _BIG)

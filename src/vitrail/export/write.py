@@ -17,7 +17,7 @@ from vitrail.engines.cache import versions
 from vitrail.engines.calibration import calibration_pixels
 from vitrail.engines.catalog import MANIFEST
 from vitrail.engines.quantize import quantize
-from vitrail.engines.resize import Resize
+from vitrail.engines.resize import check_inside
 from vitrail.errors import ConfigError, GateError, StorageError, UnknownName
 from vitrail.export.card import export_card
 from vitrail.export.verify import APPROXIMATE, Verification, images_to_show, verify
@@ -78,11 +78,13 @@ def export(
     precision = _precision(to, precision)
     if to == "openvino" and precision == "int8" and calibrate is None:
         raise ConfigError("int8 for OpenVINO needs photos to choose its scales: give --calibrate PHOTOS")
+    if to == "aoti" and resize_inside:
+        raise ConfigError("--resize-inside goes with onnx and openvino: AOTInductor takes ten times as long to resize")
     if folder.exists():
         raise StorageError(f"{folder} exists; name a new folder or remove it")
     classifier = load(source, model, "cpu")
     if resize_inside:
-        Resize(classifier.preprocess)  # or the reason why it cannot be
+        check_inside(classifier.preprocess)
     shown = images_to_show(classifier, check if check is not None else calibrate, resize_inside)
     new = folder.with_name(f".{folder.name}.new")
     try:
@@ -133,7 +135,7 @@ def _write_onnx(job: Job, folder: Path) -> None:
 
 
 def _write_aoti(job: Job, folder: Path) -> None:
-    aoti.write(job.folded(), folder, job.precision, job.inside)
+    aoti.write(job.folded(), folder, job.precision)
 
 
 _WRITERS: Mapping[str, Callable[[Job, Path], None]] = {

@@ -202,9 +202,7 @@ def test_a_graph_that_resizes_wrongly_leaves_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("to", "precision"), [("onnx", "float32"), ("onnx", "int8"), ("aoti", "float32"), ("openvino", "bfloat16")]
-)
+@pytest.mark.parametrize(("to", "precision"), [("onnx", "float32"), ("onnx", "int8"), ("openvino", "bfloat16")])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 def test_other_targets_resize_too(model_folder: Path, tmp_path: Path, to: str, precision: str) -> None:
     """On random pictures of several sizes, two of each."""
