@@ -45,7 +45,7 @@ def openvino_graph(hint: str) -> Callable[[np.ndarray], np.ndarray]:
 
     from vitrail.engines.openvino import resize_first
 
-    inner = openvino.opset13.parameter([-1, 3, 224, 224], "u8")
+    inner = openvino.opset13.parameter([-1, 3, 224, 224], openvino.Type.u8)
     graph = resize_first(openvino.Model([openvino.opset13.result(inner)], [inner]), SHOWN)
     options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": 1}
     run = openvino.Core().compile_model(graph, "CPU", options)

@@ -130,7 +130,7 @@ def test_openvino_resizes_any_size(config, hint):
     from vitrail.engines.openvino import resize_first
 
     rows, cols = config.size
-    inner = openvino.opset13.parameter([-1, 3, rows, cols], "u8")
+    inner = openvino.opset13.parameter([-1, 3, rows, cols], openvino.Type.u8)
     whole = resize_first(openvino.Model([openvino.opset13.result(inner)], [inner]), config)
     core = openvino.Core()
     if hint == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
