@@ -15,6 +15,7 @@ from vitrail.export import write
 from vitrail.export.verify import Shown, images_to_show, judge
 from vitrail.export.write import export
 from vitrail.inference import load
+from vitrail.weights.checkpoint import write_model_folder
 
 
 @pytest.fixture(autouse=True)
@@ -187,6 +188,14 @@ def test_the_lines_of_its_card_run_on_a_photo_of_any_size(whole: Path, mixed: Pa
     (whole / "photo.jpg").unlink()
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == load(model_folder).predict(photo)[0].labels[0]
+
+
+def test_a_resize_that_openvino_does_not_keep_exact_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    model = load(model_folder)
+    bilinear = model.preprocess.model_copy(update={"interpolation": "bilinear"})
+    write_model_folder(tmp_path / "bilinear", model.model, bilinear, model.labels, {})
+    with pytest.raises(ConfigError, match="give --precision float32"):
+        export(tmp_path / "bilinear", tmp_path / "out", "openvino", resize_inside=True)
 
 
 def test_a_graph_that_resizes_wrongly_leaves_nothing(
