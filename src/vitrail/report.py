@@ -6,7 +6,7 @@ import math
 import os
 import platform
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -339,15 +339,25 @@ def write_bytes(path: Path, data: bytes) -> None:
 
     Raises StorageError naming the path and the reason; nothing is left behind then.
     """
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file beside `path` for the block to write, which then takes its place, as `write_bytes` does."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
+        temporary.touch()
+        mode = temporary.stat().st_mode  # kept where the block puts a file in place of this one
+        yield temporary
+        temporary.chmod(mode)
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}; choose another place or free some space") from error
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise StorageError(f"cannot write {path}: {error.strerror}; choose another place or free some space") from error

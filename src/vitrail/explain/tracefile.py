@@ -16,7 +16,8 @@ from typing import Annotated, Literal, TypeAlias
 import torch
 from jaxtyping import Float, UInt8
 from pydantic import Field, PositiveInt, ValidationError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vitrail.config import Config, Preprocess, Size, ViTConfig
@@ -26,7 +27,7 @@ from vitrail.inference import Classifier
 from vitrail.models.intervention import Intervention
 from vitrail.models.trace import NOTHING, PARTS, BlockTrace, Trace, trace
 from vitrail.models.vit import ViT
-from vitrail.report import write_bytes
+from vitrail.report import whole_file
 from vitrail.types import ImageLike, Pixels
 from vitrail.weights.files import read_headers, read_metadata
 
@@ -134,7 +135,11 @@ def write_trace(path: str | Path, stored: StoredTrace, attention: Precision = "f
             tensors[name] = value
     ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     ready["pooled"] = ready["pooled"].clone()  # of a class token, a view of `tokens`, which the format would refuse
-    write_bytes(Path(path), save(ready, metadata={KEY: info.model_dump_json()}))
+    with whole_file(Path(path)) as temporary:
+        try:
+            save_file(ready, temporary, metadata={KEY: info.model_dump_json()})  # `save` holds the bytes twice over
+        except SafetensorError as error:
+            raise OSError(0, str(error).rpartition("I/O error: ")[2]) from error
 
 
 def to_levels(rows: Float[Tensor, "*S T"]) -> tuple[UInt8[Tensor, "*S T"], Float[Tensor, "*S"]]:

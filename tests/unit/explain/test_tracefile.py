@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -238,6 +239,23 @@ def test_nothing_is_left_where_it_cannot_be_written(tmp_path: Path, monkeypatch:
         write_trace(tmp_path / "a.safetensors", stored())
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
     assert (tmp_path / "a.safetensors").read_bytes() == b"older"
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("vitrail.explain.tracefile.save_file", full)
+    with pytest.raises(StorageError, match=r"cannot write .*a\.safetensors: No space left on device"):
+        write_trace(tmp_path / "a.safetensors", stored())
+    assert not [*tmp_path.iterdir()]
+
+
+def test_it_is_as_readable_as_any_file(tmp_path: Path) -> None:
+    """safetensors makes its files readable by their owner alone."""
+    (tmp_path / "other").touch()
+    write_trace(tmp_path / "a.safetensors", stored())
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_a_resnet_has_nothing_to_trace() -> None:
