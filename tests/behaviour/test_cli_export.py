@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from vitrail.cli import DONE, MISTAKE, main
+from vitrail.inference import load
+from vitrail.weights.checkpoint import write_model_folder
 
 
 def test_benchmark_shows_a_table_and_writes_it(
@@ -34,6 +36,9 @@ def test_benchmark_shows_a_table_and_writes_it(
         (["predict", "MODEL", "PHOTO", "--engine", "openvino-int8"], "must see photos"),
         (["export", "MODEL", "OUT", "--to", "coreml"], "unknown target 'coreml'"),
         (["export", "MODEL", "OUT", "--to", "timm", "--precision", "int8"], "--precision does not go with --to timm"),
+        (["export", "MODEL", "OUT", "--to", "timm", "--resize-inside"], "--resize-inside does not go with --to timm"),
+        (["export", "MODEL", "OUT", "--to", "aoti", "--resize-inside"], "--resize-inside goes with onnx and openvino"),
+        (["export", "NEAREST", "OUT", "--to", "onnx", "--resize-inside"], "by nearest pixels cannot be inside"),
         (["export", "MODEL", "MODEL", "--to", "onnx"], "exists; name a new folder"),
     ],
 )
@@ -45,7 +50,11 @@ def test_mistakes_are_one_sentence(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    names = {"MODEL": model_folder, "PHOTO": photos / "red" / "red0.png", "OUT": tmp_path / "out"}
+    nearest = tmp_path / "nearest"
+    model = load(model_folder)
+    preprocess = model.preprocess.model_copy(update={"interpolation": "nearest"})
+    write_model_folder(nearest, model.model, preprocess, model.labels, {})
+    names = {"MODEL": model_folder, "NEAREST": nearest, "PHOTO": photos / "red" / "red0.png", "OUT": tmp_path / "out"}
     assert main([str(names.get(word, word)) for word in arguments]) == MISTAKE
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("vitrail: ") and sentence in told

@@ -28,6 +28,9 @@ def export(
     check: Annotated[
         File | None, Parameter(help="Images to compare on, best 256 or more and labelled; else those of --calibrate.")
     ] = None,
+    resize_inside: Annotated[
+        bool, Parameter(help="Resize and crop in the graph (onnx, openvino): it takes decoded images of any size.")
+    ] = False,
     merge: Annotated[Whole, Parameter(help="Tokens that merge into others in each block: faster, not exact.")] = 0,
 ) -> None:
     """Write a model as a graph from uint8 pixels to logits, for ONNX Runtime, OpenVINO or AOTInductor.
@@ -42,9 +45,20 @@ def export(
         from vitrail.evaluate.parity import convert
 
         given = {"--precision": precision, "--calibrate": calibrate, "--check": check, "--merge": merge or None}
+        given["--resize-inside"] = resize_inside or None
         if odd := [name for name, value in given.items() if value is not None]:
             raise ConfigError(f"{', '.join(odd)} does not go with --to {to}, which keeps float32 weights")
         sys.stdout.write(convert(source, out, to, model=model).markdown())
         return
-    found = run(source, out, to, model=model, precision=precision, calibrate=calibrate, check=check, merge=merge)
+    found = run(
+        source,
+        out,
+        to,
+        model=model,
+        precision=precision,
+        calibrate=calibrate,
+        check=check,
+        merge=merge,
+        resize_inside=resize_inside,
+    )
     sys.stdout.write(found.markdown())

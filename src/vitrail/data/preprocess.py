@@ -19,7 +19,7 @@ from vitrail.types import Pixels
 
 Fitted: TypeAlias = UInt8[Tensor, "3 rows cols"]  # one RGB image after its size has changed
 
-_LONGEST = 64  # an image longer than this many times its shorter side is cut to its middle before it is resized
+LONGEST = 64  # an image longer than this many times its shorter side is cut to its middle before it is resized
 _MARGIN = 2  # a JPEG may be decoded smaller while it keeps so many times the sides that it is resized to
 
 
@@ -48,7 +48,7 @@ def jpeg_divisor(size: Size, config: Preprocess) -> int:
     full size, and where the resize would not average.
     """
     averages = config.antialias and config.interpolation in ("bilinear", "bicubic")
-    if config.jpeg == "full" or not averages or max(size) > _LONGEST * min(size):
+    if config.jpeg == "full" or not averages or max(size) > LONGEST * min(size):
         return 1
     rows, cols = resized(size, config)
     return largest_divisor(size, (_MARGIN * rows, _MARGIN * cols))
@@ -197,7 +197,7 @@ def _start(side: int, kept: int, floor: bool) -> int:
 
 
 def _middle_size(size: tuple[int, int]) -> tuple[int, int]:
-    longest = _LONGEST * min(size)
+    longest = LONGEST * min(size)
     rows, cols = (side if side <= longest else longest + (side - longest) % 2 for side in size)
     return rows, cols  # an even number goes: the centre stays
 

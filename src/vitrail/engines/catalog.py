@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vitrail.engines import aoti, onnxruntime, openvino
 from vitrail.engines.cache import cached, network_key
+from vitrail.engines.resize import Framed
 from vitrail.engines.torch import TorchEngine
 from vitrail.errors import ConfigError, MissingExtra, UnknownName, WeightsError
 from vitrail.inference import Classifier, Engine
@@ -216,11 +217,12 @@ def open_export(folder: Path, classifier: Classifier) -> Engine:
     own = weights_sha256(classifier.model), json.loads(classifier.preprocess.model_dump_json())
     if (table.get("weights_sha256"), table.get("preprocess")) != own:
         raise WeightsError(f"{folder} was exported from other weights or preprocessing than this model's")
-    return engine
+    return Framed(engine, classifier.preprocess) if table.get("resize") == "inside" else engine
 
 
 def open_folder(folder: Path) -> tuple[Engine, Mapping[str, Any]]:
-    """The engine in an exported folder, whose files are those it was written with, and its manifest. WeightsError."""
+    """The engine in an exported folder, whose files are those it was written with, and its manifest. Where that says
+    that the resize is inside, the engine takes images (B rows cols 3) of any size. WeightsError."""
     from vitrail.weights.checkpoint import sha256
 
     table = read_json(folder / MANIFEST)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from vitrail.config import Preprocess
 from vitrail.engines.program import INPUT, OUTPUT, capture
 from vitrail.errors import MissingExtra, WeightsError
 from vitrail.models.fold import Folded
@@ -18,14 +19,14 @@ GRAPH = "model.onnx"
 _DOMAINS = {"", "ai.onnx", "com.microsoft"}  # operators that come with ONNX Runtime; others would load a library
 
 
-def write(folded: Folded, folder: Path) -> None:
-    """The graph as one file in `folder`, any number of images."""
+def write(folded: Folded, folder: Path, inside: Preprocess | None = None) -> None:
+    """The graph as one file in `folder`, any number of images. `inside`: see `capture`."""
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingExtra(str(error.name), "onnx", "an ONNX file") from error
-    program = capture(folded.float())
+    program = capture(folded.float(), inside)
     with warnings.catch_warnings():  # the exporter warns of its own parts
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -94,6 +95,6 @@ class ONNXRuntimeEngine:
             raise WeightsError(f"{graph} is not a graph that ONNX Runtime can run: {error}") from error
         self.name = name
 
-    def __call__(self, pixels: UInt8[Tensor, "B 3 H W"]) -> Logits:
+    def __call__(self, pixels: UInt8[Tensor, "B *image"]) -> Logits:
         (logits,) = self.session.run([OUTPUT], {INPUT: pixels.contiguous().numpy()})
         return torch.from_numpy(logits)

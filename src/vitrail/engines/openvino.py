@@ -9,7 +9,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vitrail.engines.program import INPUT, OUTPUT, capture
+from vitrail.config import Preprocess
+from vitrail.engines.program import INPUT, OUTPUT, capture, capture_resize
 from vitrail.errors import ConfigError, MissingExtra, WeightsError
 from vitrail.models.fold import Folded
 from vitrail.types import Logits
@@ -37,6 +38,21 @@ def convert(folded: Folded) -> Any:
     model.inputs[0].get_tensor().set_names({INPUT})
     model.outputs[0].get_tensor().set_names({OUTPUT})
     return model
+
+
+def resize_first(model: Any, config: Preprocess) -> Any:
+    """The graph from images of any size (B rows cols 3): the resize of `config`, in float32 whatever the rest computes
+    in, before `model`."""
+    openvino = library()
+    front = openvino.convert_model(capture_resize(config))
+    front.reshape([-1, -1, -1, 3])
+    front.inputs[0].get_tensor().set_names({INPUT})
+    for node in front.get_ops():
+        node.get_rt_info()["precise_0"] = ""  # OpenVINO's mark for what must not be computed in half precision
+    fitted = front.outputs[0].get_node().input_value(0)
+    for reader in model.inputs[0].get_target_inputs():
+        reader.replace_source_output(fitted)
+    return openvino.Model(model.get_results(), front.get_parameters(), "resized")
 
 
 def write(model: Any, folder: Path) -> None:
@@ -67,7 +83,7 @@ class OpenVINOEngine:
         self.local = threading.local()  # requests: one holds one call at a time
         self.classes = int(self._compile(1).outputs[0].partial_shape[1].get_length())
 
-    def __call__(self, pixels: UInt8[Tensor, "B 3 H W"]) -> Logits:
+    def __call__(self, pixels: UInt8[Tensor, "B *image"]) -> Logits:
         if not len(pixels):
             return torch.empty(0, self.classes)
         streams = self.threads if len(pixels) >= self.threads else 1

@@ -9,6 +9,13 @@ from vitrail.inference import Classifier
 from vitrail.report import printable
 
 _FILTERS = {"nearest": "NEAREST", "bilinear": "BILINEAR", "bicubic": "BICUBIC"}
+_ANY = "rows x cols x 3, of any size and any number of one size,"
+_WHOLE = [
+    "from PIL import Image, ImageOps",
+    'photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")',
+    "pixels = np.array(photo)[None]  # 1 x rows x cols x 3, uint8",
+]
+_NEAR = "It resizes as the model was measured; the resize above, Pillow's, is near that but not equal to it."
 _RUN = {
     "openvino": """import openvino
 hint = {{"INFERENCE_PRECISION_HINT": "{hint}"}}
@@ -26,15 +33,13 @@ logits = run(torch.from_numpy(pixels)).float().numpy()""",
 def export_card(classifier: Classifier, found: Verification, source: str) -> str:
     """Markdown, with front matter."""
     rows, cols = classifier.preprocess.size
+    inside = found.resize == "inside"
     hint = "f32" if found.precision == "float32" else "bf16"
     code = "\n".join(
         [
             "import json",
             "import numpy as np",
-            "from PIL import Image",
-            'photo = Image.open("photo.jpg").convert("RGB")',
-            *_resize(classifier.preprocess),
-            "pixels = np.asarray(photo).transpose(2, 0, 1)[None].copy()  # 1 x 3 x rows x cols, uint8",
+            *(_WHOLE if inside else _fitted(classifier.preprocess)),
             _RUN[found.target].format(hint=hint),
             'print(json.load(open("labels.json"))["names"][int(logits.argmax())])',
         ]
@@ -52,8 +57,9 @@ def export_card(classifier: Classifier, found: Verification, source: str) -> str
             "",
             f"# {printable(Path(source).name)} for {found.target}, {found.precision}",
             "",
-            f"From `pixels`, uint8 images of 3 x {rows} x {cols}, any number of them, to `logits` of "
-            f"{len(classifier.labels)} classes. Mean and deviation are inside; resizing is not, see preprocess.json.",
+            f"From `pixels`, uint8 images of {_ANY if inside else f'3 x {rows} x {cols}, any number of them,'} to "
+            f"`logits` of {len(classifier.labels)} classes. Mean and deviation are inside; "
+            f"{f'so is the resize to {rows} x {cols}' if inside else 'resizing is not'}, see preprocess.json.",
             "",
             "## How close it is to its source",
             "",
@@ -64,15 +70,15 @@ def export_card(classifier: Classifier, found: Verification, source: str) -> str
             code,
             "```",
             "",
-            "In vitrail: `vitrail predict MODEL photo.jpg --engine THIS_FOLDER`. It resizes as the model was measured; "
-            "the resize above, Pillow's, is near that but not equal to it.",
+            "In vitrail: `vitrail predict MODEL photo.jpg --engine THIS_FOLDER`. "
+            + ("The graph resizes as the model was measured." if inside else _NEAR),
             "",
         ]
     )
 
 
-def _resize(config: Preprocess) -> list[str]:
-    """Pillow's way to the same size."""
+def _fitted(config: Preprocess) -> list[str]:
+    """A photo brought to the model's size in Pillow's way."""
     rows, cols = config.size
     cover_rows, cover_cols = math.floor(rows / config.crop), math.floor(cols / config.crop)
     how = f"Image.Resampling.{_FILTERS.get(config.interpolation, 'BICUBIC')}"
@@ -83,4 +89,11 @@ def _resize(config: Preprocess) -> list[str]:
             f"photo = photo.resize((round(photo.width * scale), round(photo.height * scale)), {how})",
         ]
     crop = f"left, top = (photo.width - {cols}) // 2, (photo.height - {rows}) // 2"
-    return [*lines, crop, f"photo = photo.crop((left, top, left + {cols}, top + {rows}))"]
+    return [
+        "from PIL import Image",
+        'photo = Image.open("photo.jpg").convert("RGB")',
+        *lines,
+        crop,
+        f"photo = photo.crop((left, top, left + {cols}, top + {rows}))",
+        "pixels = np.asarray(photo).transpose(2, 0, 1)[None].copy()  # 1 x 3 x rows x cols, uint8",
+    ]

@@ -1,17 +1,20 @@
 """Whether an export computes what its model does: compared in a fresh process, on real images, and gated."""
 
+import io
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int, UInt8
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional
 
 from vitrail.data.decode import decode
 from vitrail.data.preprocess import fit
@@ -54,6 +57,7 @@ class Shown:
     labels: Int[Tensor, " N"] | None = None
     real: bool = True
     name: str = "random pictures"
+    whole: Callable[[int], bytes] | None = None  # the encoded i-th image, for a graph that resizes
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class Verification:
     top1_after: int | None
     gate: Gate
     failures: tuple[str, ...]
+    resize: str = "outside"
 
     @property
     def passed(self) -> bool:
@@ -83,8 +88,10 @@ class Verification:
         return {**asdict(self), "passed": self.passed}
 
     def markdown(self) -> str:
+        kind = "real" if self.real else "random"
+        given = ", whole; resized in the graph" if self.resize == "inside" else ""
         rows = [
-            ["images", f"{self.images:,} ({'real' if self.real else 'random'}: {self.data})", ""],
+            ["images", f"{self.images:,} ({kind}: {self.data}{given})", ""],
             ["largest difference of a logit", f"{self.max_difference:.2g}", ""],
             ["cosine of the logits, lowest", f"{self.lowest_cosine:.6f}", f"at least {self.gate.cosine:g}"],
             ["cosine of the logits, mean", f"{self.mean_cosine:.6f}", ""],
@@ -97,9 +104,13 @@ class Verification:
         return table(["in a fresh process", "found", "gate"], rows) + "\n"
 
 
-def images_to_show(classifier: Classifier, data: str | Path | None) -> Shown:
-    """The images of a labelled data set, of a folder of photos or, without either, random pictures. DataError where
-    none can be read."""
+def images_to_show(classifier: Classifier, data: str | Path | None, whole: bool = False) -> Shown:
+    """The images of a labelled data set, of a folder of photos or, without either, random pictures; `whole` ones too
+    for a graph that resizes. DataError where none can be read."""
+    if data is None and whole:
+        encoded = [_png(picture) for picture in pictures_of_sizes(classifier)]
+        pixels = [fit(decode(picture), classifier.preprocess) for picture in encoded]
+        return Shown(torch.stack(pixels), real=False, whole=encoded.__getitem__)
     if data is None:
         return Shown(pictures(classifier, 32), real=False)
     try:
@@ -113,25 +124,46 @@ def images_to_show(classifier: Classifier, data: str | Path | None) -> Shown:
             places = None  # photos of other things compare as well; only their labels say nothing
         return _from_source(classifier, source, places, str(data))
     paths = list_images([data])
-    pixels = [
-        image for path in _spread(len(paths)) if (image := _fitted(classifier, paths[path].read_bytes())) is not None
-    ]
-    return Shown(_stack(pixels, data), name=Path(data).name)
+    pixels, kept = [], []
+    for path in (paths[i] for i in _spread(len(paths))):
+        if (image := _fitted(classifier, path.read_bytes())) is not None:
+            pixels.append(image)
+            kept.append(path)
+    return Shown(_stack(pixels, data), name=Path(data).name, whole=lambda i: kept[i].read_bytes())
+
+
+def pictures_of_sizes(classifier: Classifier) -> list[UInt8[Tensor, "3 rows cols"]]:
+    """Random pictures, smaller and larger than the model's, tall and wide, two of each size."""
+    rows, cols = classifier.preprocess.size
+    sizes = [(rows, cols), (2 * rows + 1, 3 * cols), (3 * rows + 2, 2 * cols - 1), (rows // 2 + 1, cols - 1)]
+    found = []
+    for i, picture in enumerate(pictures(classifier, 32)):
+        size = sizes[i // 2 % len(sizes)]
+        found.append(functional.interpolate(picture[None], size, mode="bicubic", antialias=True)[0])
+    return found
+
+
+def _png(pixels: UInt8[Tensor, "3 rows cols"]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "PNG")
+    return file.getvalue()
 
 
 def _from_source(classifier: Classifier, source: Source, places: Sequence[int] | None, data: str) -> Shown:
     pixels: list[Tensor] = []
     labels: list[int] = []
+    kept: list[int] = []
     for i in _spread(len(source)):
         item = source.read(i)
         if (image := _fitted(classifier, item.data)) is not None:
             pixels.append(image)
+            kept.append(i)
             if isinstance(item.label, int):  # not where an image may have several classes
                 labels.append(item.label)
     known = None
     if places is not None and len(labels) == len(pixels):
         known = torch.tensor([places[label] for label in labels])
-    return Shown(_stack(pixels, data), known, name=Path(data).name)
+    return Shown(_stack(pixels, data), known, name=Path(data).name, whole=lambda i: source.read(kept[i]).data)
 
 
 def _spread(count: int) -> list[int]:
@@ -152,20 +184,33 @@ def _stack(pixels: list[Tensor], data: str | Path) -> Tensor:
 
 
 def verify(
-    folder: Path, classifier: Classifier, shown: Shown, target: str, precision: str, gate: Gate | None = None
+    folder: Path,
+    classifier: Classifier,
+    shown: Shown,
+    target: str,
+    precision: str,
+    gate: Gate | None = None,
+    resize_inside: bool = False,
 ) -> Verification:
     """Compare the export in `folder`, run by another process, with the network in float32 here. `gate` in place of the
-    precision's own."""
+    precision's own. `resize_inside`: the export is given whole images, the network those that `fit` made of them."""
     before = torch.cat([classifier.scores(part) for part in shown.pixels.split(32)])
-    after = run_fresh(folder, shown.pixels)
-    return judge(before, after, shown, target, precision, gate)
+    after = run_fresh(folder, shown, resize_inside)
+    found = judge(before, after, shown, target, precision, gate)
+    return replace(found, resize="inside") if resize_inside else found
 
 
-def run_fresh(folder: Path, pixels: UInt8[Tensor, "N 3 H W"]) -> Logits:
-    """The export's logits, by a new Python that sees the folder and the pixels alone. WeightsError where it fails."""
+def run_fresh(folder: Path, shown: Shown, whole: bool = False) -> Logits:
+    """The export's logits, by a new Python that sees the folder and the images alone: their pixels at the model's size
+    or, for an export that resizes, `whole`. WeightsError where it fails."""
     with tempfile.TemporaryDirectory(prefix="vitrail-verify-") as place:
-        asked, answered = Path(place) / "pixels.safetensors", Path(place) / "logits.safetensors"
-        save_file({"pixels": pixels.contiguous()}, asked)
+        asked, answered = Path(place) / "images", Path(place) / "logits.safetensors"
+        if whole and shown.whole is not None:
+            asked.mkdir()
+            for i in range(len(shown.pixels)):
+                (asked / f"{i:04d}").write_bytes(shown.whole(i))
+        else:
+            save_file({"pixels": shown.pixels.contiguous()}, asked)
         command = [sys.executable, "-m", "vitrail.export.fresh", str(folder), str(asked), str(answered)]
         done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), check=False)
         if done.returncode:

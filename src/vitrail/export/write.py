@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitrail.config import Preprocess
 from vitrail.engines import aoti, onnxruntime, openvino
 from vitrail.engines.cache import versions
 from vitrail.engines.calibration import calibration_pixels
 from vitrail.engines.catalog import MANIFEST
 from vitrail.engines.quantize import quantize
+from vitrail.engines.resize import check_inside, keeps_float32
 from vitrail.errors import ConfigError, GateError, StorageError, UnknownName
 from vitrail.export.card import export_card
 from vitrail.export.verify import APPROXIMATE, Verification, images_to_show, verify
@@ -41,10 +43,16 @@ class Job:
     precision: str
     calibrate: str | Path | None
     merge: int
+    resize_inside: bool
 
     def folded(self) -> Folded:
         """The network as it is exported."""
         return fold(self.classifier.model, self.classifier.preprocess, self.merge)
+
+    @property
+    def inside(self) -> Preprocess | None:
+        """By what the graph resizes, where it does."""
+        return self.classifier.preprocess if self.resize_inside else None
 
 
 def export(
@@ -57,30 +65,40 @@ def export(
     calibrate: str | Path | None = None,
     check: str | Path | None = None,
     merge: int = 0,
+    resize_inside: bool = False,
 ) -> Verification:
     """Write `source` for another runtime into the new folder `out`, and prove it in a fresh process.
 
     `calibrate`: photos that choose the scales of OpenVINO's int8. `check`: images (labelled, best) for the comparison;
     without it those of `calibrate`, or random pictures. `merge`: tokens that merge into others in each block, at the
-    gates of int8. Raises GateError where the export is too far from the model,
-    ConfigError, StorageError, MissingExtra, and what `load` raises.
+    gates of int8. `resize_inside`: the graph takes decoded images of any size and resizes them itself. Raises GateError
+    where the export is too far from the model, ConfigError, StorageError, MissingExtra, and what `load` raises.
     """
     folder = Path(out)
     precision = _precision(to, precision)
     if to == "openvino" and precision == "int8" and calibrate is None:
         raise ConfigError("int8 for OpenVINO needs photos to choose its scales: give --calibrate PHOTOS")
+    if to == "aoti" and resize_inside:
+        raise ConfigError("--resize-inside goes with onnx and openvino: AOTInductor takes ten times as long to resize")
     if folder.exists():
         raise StorageError(f"{folder} exists; name a new folder or remove it")
     classifier = load(source, model, "cpu")
-    shown = images_to_show(classifier, check if check is not None else calibrate)
+    if resize_inside:
+        check_inside(classifier.preprocess)
+        if to == "openvino" and precision != "float32" and not keeps_float32(classifier.preprocess):
+            raise ConfigError(
+                f"in {precision} OpenVINO keeps only an antialiased bicubic resize inside the graph exact; "
+                "give --precision float32, or leave out --resize-inside"
+            )
+    shown = images_to_show(classifier, check if check is not None else calibrate, resize_inside)
     new = folder.with_name(f".{folder.name}.new")
     try:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
-        job = Job(classifier, to, precision, calibrate, merge)
+        job = Job(classifier, to, precision, calibrate, merge, resize_inside)
         _WRITERS[to](job, new)
         _write_manifest(job, new)
-        found = verify(new, classifier, shown, to, precision, APPROXIMATE if merge else None)
+        found = verify(new, classifier, shown, to, precision, APPROXIMATE if merge else None, resize_inside)
         if not found.passed:
             raise GateError(f"the export to {to} in {precision} was removed: {'; '.join(found.failures)}")
         _write_json(new / "verify.json", found.table())
@@ -110,11 +128,13 @@ def _write_openvino(job: Job, folder: Path) -> None:
     graph = openvino.convert(job.folded())
     if job.precision == "int8" and job.calibrate is not None:
         graph = quantize(graph, calibration_pixels(job.classifier, job.calibrate))
+    if job.inside is not None:
+        graph = openvino.resize_first(graph, job.inside)
     openvino.write(graph, folder)
 
 
 def _write_onnx(job: Job, folder: Path) -> None:
-    onnxruntime.write(job.folded(), folder)
+    onnxruntime.write(job.folded(), folder, job.inside)
     if job.precision == "int8":
         onnxruntime.quantize(folder, folder)
 
@@ -141,6 +161,7 @@ def _write_manifest(job: Job, folder: Path) -> None:
             "target": job.target,
             "precision": job.precision,
             "merge": job.merge,
+            "resize": "inside" if job.resize_inside else "outside",
             "weights_sha256": weights_sha256(classifier.model),
             "classes": len(labels),
             "preprocess": classifier.preprocess.model_dump(mode="json"),

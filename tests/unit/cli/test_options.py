@@ -29,7 +29,9 @@ OPTIONS = {
     "trace": ["MODEL", "IMAGE", "--out", "-o", "--model", "--parts", "--attention"],
     "figures": ["MODEL", "--out", "--data", "--images", "--model"],
     "convert": ["SOURCE", "OUT", "--to", "--model", "--image-size", "--allow-loss"],
-    "export": ["MODEL", "OUT", "--to", "--model", "--precision", "--calibrate", "--check", "--merge"],
+    "export": [
+        *("MODEL", "OUT", "--to", "--model", "--precision", "--calibrate", "--check", "--resize-inside", "--merge"),
+    ],
     "benchmark": [
         *("MODEL", "--model", "--engines", "--batch", "--rounds", "--images", "--calibrate", "--merge", "--json"),
     ],

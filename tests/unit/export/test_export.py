@@ -15,6 +15,7 @@ from vitrail.export import write
 from vitrail.export.verify import Shown, images_to_show, judge
 from vitrail.export.write import export
 from vitrail.inference import load
+from vitrail.weights.checkpoint import write_model_folder
 
 
 @pytest.fixture(autouse=True)
@@ -146,3 +147,73 @@ def test_photos_of_other_things_have_no_accuracy(model_folder: Path, photos: Pat
     shown = images_to_show(load(model_folder), tmp_path)
     assert shown.labels is None and len(shown.pixels) == 2 and shown.real
     assert not images_to_show(load(model_folder), None).real
+
+
+@pytest.fixture(scope="module")
+def whole(model_folder: Path, mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exports") / "whole"
+    found = export(model_folder, folder, "openvino", precision="float32", check=mixed, resize_inside=True)
+    assert found.passed and found.real and found.resize == "inside" and found.agreement == 1.0
+    assert "whole; resized in the graph" in found.markdown()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mixed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The photos in several sizes."""
+    folder = tmp_path_factory.mktemp("mixed")
+    for i, path in enumerate(sorted(photos.rglob("*.png"))):
+        size = [(8, 8), (31, 17), (31, 17), (13, 40), (5, 9)][i % 5]
+        Image.open(path).resize(size).save(folder / path.name)
+    return folder
+
+
+def test_a_graph_that_resizes_says_so_and_predicts_the_same(whole: Path, model_folder: Path, mixed: Path) -> None:
+    assert json.loads((whole / "vitrail-export.json").read_text())["resize"] == "inside"
+    assert json.loads((whole / "verify.json").read_text())["resize"] == "inside"
+    paths = sorted(mixed.iterdir())
+    expected = load(model_folder).predict(paths)
+    found = vitrail.load(model_folder, engine=whole).predict(paths)
+    for one, other in zip(expected, found, strict=True):
+        assert one.labels == other.labels
+        assert torch.allclose(torch.tensor(one.probabilities), torch.tensor(other.probabilities), atol=1e-5)
+
+
+def test_the_lines_of_its_card_run_on_a_photo_of_any_size(whole: Path, mixed: Path, model_folder: Path) -> None:
+    code = (whole / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert ".resize(" not in code
+    photo = sorted(mixed.iterdir())[1]
+    (whole / "photo.jpg").write_bytes(photo.read_bytes())
+    done = subprocess.run([sys.executable, "-c", code], cwd=whole, capture_output=True, text=True, timeout=120)
+    (whole / "photo.jpg").unlink()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == load(model_folder).predict(photo)[0].labels[0]
+
+
+def test_a_resize_that_openvino_does_not_keep_exact_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    model = load(model_folder)
+    bilinear = model.preprocess.model_copy(update={"interpolation": "bilinear"})
+    write_model_folder(tmp_path / "bilinear", model.model, bilinear, model.labels, {})
+    with pytest.raises(ConfigError, match="give --precision float32"):
+        export(tmp_path / "bilinear", tmp_path / "out", "openvino", resize_inside=True)
+
+
+def test_a_graph_that_resizes_wrongly_leaves_nothing(
+    model_folder: Path, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its crop begins a few pixels beside the right place."""
+    from vitrail.engines.resize import Resize
+
+    monkeypatch.setattr(Resize, "_start", lambda self, new, kept: 0 * new)
+    with pytest.raises(GateError, match="was removed: the lowest cosine"):
+        export(model_folder, tmp_path / "out", "openvino", precision="float32", check=mixed, resize_inside=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("to", "precision"), [("onnx", "float32"), ("onnx", "int8"), ("openvino", "bfloat16")])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_other_targets_resize_too(model_folder: Path, tmp_path: Path, to: str, precision: str) -> None:
+    """On random pictures of several sizes, two of each."""
+    found = export(model_folder, tmp_path / "out", to, precision=precision, resize_inside=True)
+    assert found.passed and found.resize == "inside" and not found.real
