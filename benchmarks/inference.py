@@ -4,9 +4,9 @@
     python benchmarks/inference.py --small                     # a tiny ViT, two rounds; the ratios mean nothing
 
 Cases are DeiT-Ti (the weights given) and a B/16 with random weights, at several numbers of images a call. In each round
-every side answers once, in turn (A B A B), and so does a matrix product; a round gives a ratio of their times, and the
-median and quartiles of the ratios are reported. vitrail's sides take uint8 pixels; the others get their images already
-normalised, which is not counted against them.
+every side answers once, and so does a matrix product, in an order that is shuffled anew; a round gives a ratio of their
+times, and the median and quartiles of the ratios are reported. vitrail's sides take uint8 pixels; the others get their
+images already normalised, which is not counted against them.
 
 The ceiling: operations of the forward pass, counted from the configuration without what the last block may skip, over
 the rate of the best matrix product (`--products`) in bfloat16, in the same round.
@@ -20,6 +20,7 @@ with other things too; the wall's clock needs an idle one.
 import argparse
 import json
 import os
+import random
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -47,6 +48,7 @@ from vitrail.weights.rename import write_tensors
 
 Call = Callable[[], object]
 Clock = Callable[[], float]
+MERGED = (8, 13)  # tokens a block, of ToMe
 SMALL = ViTConfig(image_size=(32, 32), patch_size=(16, 16), width=192, depth=2, heads=3, mlp_dim=768, classes=10)
 
 
@@ -80,9 +82,9 @@ def _with_weights(model: torch.nn.Module, case: Case, form: str) -> torch.nn.Mod
     return model
 
 
-def vitrail_side(engine: str) -> Callable[[Case, torch.Tensor], Call]:
+def vitrail_side(engine: str, merge: int = 0) -> Callable[[Case, torch.Tensor], Call]:
     def make(case: Case, pixels: torch.Tensor) -> Call:
-        run = make_engine(engine, case.classifier, case.calibration)
+        run = make_engine(engine, case.classifier, case.calibration, merge)
         return lambda: run(pixels)
 
     return make
@@ -186,6 +188,7 @@ def timm_onnxruntime(case: Case, pixels: torch.Tensor) -> Call:
 
 SIDES: Mapping[str, Callable[[Case, torch.Tensor], Call]] = {
     **{f"vitrail {engine}": vitrail_side(engine) for engine in ENGINES},
+    **{f"vitrail openvino-bfloat16, merge {n}": vitrail_side("openvino-bfloat16", n) for n in MERGED},
     "timm eager float32": lambda case, pixels: eager(case.timm(), case, pixels),
     "timm eager bfloat16": lambda case, pixels: eager(case.timm(), case, pixels, half=True),
     "timm compiled float32": lambda case, pixels: eager(torch.compile(case.timm()), case, pixels),
@@ -198,14 +201,16 @@ SIDES: Mapping[str, Callable[[Case, torch.Tensor], Call]] = {
 }
 USUAL = (
     *("vitrail openvino-float32", "vitrail openvino-bfloat16", "vitrail openvino-int8"),
-    *("timm eager float32", "timm compiled float32", "transformers eager float32", "torchvision eager float32"),
+    *("timm eager float32", "timm compiled float32", "timm compiled bfloat16"),
+    *("transformers eager float32", "torchvision eager float32"),
     "OpenVINO float32 on timm's export",
     *("OpenVINO bfloat16 on timm's export", "ONNX Runtime float32 on timm's export"),
 )
 CLAIMS = {  # side -> those that it is held against
-    "vitrail openvino-bfloat16": ("timm eager float32", "OpenVINO bfloat16 on timm's export"),
+    "vitrail openvino-bfloat16": ("timm eager float32", "timm compiled bfloat16", "OpenVINO bfloat16 on timm's export"),
     "vitrail openvino-float32": tuple(name for name in USUAL if "float32" in name and not name.startswith("vitrail")),
     "vitrail openvino-int8": ("vitrail openvino-bfloat16",),
+    **{f"vitrail openvino-bfloat16, merge {n}": ("vitrail openvino-bfloat16",) for n in MERGED},
 }
 
 
@@ -246,9 +251,9 @@ def measure(
     everything = {**calls, **{name: call for name, (call, _) in ceilings.items()}}
     seconds: dict[str, list[float]] = {name: [] for name in everything}
     for turn in range(rounds + 2):
-        for name, call in everything.items():
+        for name in random.Random(turn).sample(list(everything), len(everything)):  # none is always behind the same one
             time.sleep(0.01)  # threads of the side before may spin a while after its answer
-            spent = seconds_of(call, case.device, clock)
+            spent = seconds_of(everything[name], case.device, clock)
             if turn >= 2:
                 seconds[name].append(spent)
     work = flops(case.classifier.model.config, all_tokens=False) * batch
@@ -299,7 +304,7 @@ def show(found: dict[str, Any]) -> None:
 
 
 def cases(options: argparse.Namespace, device: torch.device) -> list[Case]:
-    def random(name: str, config: ViTConfig) -> Case:
+    def drawn(name: str, config: ViTConfig) -> Case:
         torch.manual_seed(0)
         model = ViT(config)
         with torch.no_grad():
@@ -309,7 +314,7 @@ def cases(options: argparse.Namespace, device: torch.device) -> list[Case]:
         return Case(name, classifier, pictures(classifier, 4 if options.small else 32), device)
 
     if options.small:
-        return [random("tiny", SMALL)]
+        return [drawn("tiny", SMALL)]
     found = []
     if options.weights is not None and "Ti/16" in options.models:
         classifier = load(options.weights, device=str(device))
@@ -318,7 +323,7 @@ def cases(options: argparse.Namespace, device: torch.device) -> list[Case]:
     sizes = {"S/16": (384, 12, 6, 1536), "B/16": (768, 12, 12, 3072), "L/16": (1024, 24, 16, 4096)}
     for name, (width, depth, heads, mlp_dim) in sizes.items():
         if name in options.models:
-            found.append(random(name, ViTConfig(width=width, depth=depth, heads=heads, mlp_dim=mlp_dim)))
+            found.append(drawn(name, ViTConfig(width=width, depth=depth, heads=heads, mlp_dim=mlp_dim)))
     return found
 
 

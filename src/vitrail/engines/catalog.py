@@ -184,7 +184,7 @@ def _openvino(plan: _Plan) -> Engine:
 
     seen = hashlib.sha256(pixels.contiguous().numpy().tobytes()).hexdigest()
     folder = cached(
-        plan.key("openvino-int8", seen),
+        plan.key("openvino-int8-symmetric", seen),
         lambda new: openvino.write(quantize(openvino.convert(plan.folded()), pixels), new),
     )
     return openvino.OpenVINOEngine(folder / openvino.GRAPH, plan.name, plan.precision, folder / "compiled")

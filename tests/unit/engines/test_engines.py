@@ -7,11 +7,13 @@ import torch
 
 import vitrail
 from vitrail.config import Preprocess, ViTConfig
-from vitrail.engines import cache, catalog, onnxruntime
+from vitrail.engines import cache, catalog, onnxruntime, openvino
 from vitrail.engines.catalog import ENGINES, find_engine, make_engine
+from vitrail.engines.quantize import quantize
 from vitrail.engines.trial import EXACT, Trial, choose, compare, fastest, pictures
 from vitrail.errors import ConfigError, MissingExtra, UnknownName
 from vitrail.inference import Classifier, load
+from vitrail.models.fold import fold
 from vitrail.models.vit import ViT
 from vitrail.types import LabelSet
 
@@ -88,6 +90,16 @@ def test_a_missing_package_is_a_sentence(classifier: Classifier, monkeypatch: py
 def test_int8_asks_for_photos(classifier: Classifier) -> None:
     with pytest.raises(ConfigError, match="--calibrate PHOTOS"):
         make_engine("openvino-int8", classifier)
+
+
+@pytest.mark.slow
+def test_int8_activations_have_no_zero_point(classifier: Classifier) -> None:
+    graph = openvino.convert(fold(classifier.model, classifier.preprocess))
+    scaled = [n for n in quantize(graph, pictures(classifier, 4)).get_ops() if n.get_type_name() == "FakeQuantize"]
+    activations = [n for n in scaled if n.input_value(0).get_node().get_type_name() != "Constant"]
+    ranges = [[float(n.input_value(i).get_node().data.item()) for i in (1, 2)] for n in activations]
+    assert len(ranges) > 4 * classifier.model.config.depth
+    assert all(low == 0 or low == pytest.approx(-high * 128 / 127, rel=1e-3) for low, high in ranges), ranges
 
 
 def test_a_graph_is_built_once(classifier: Classifier, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
