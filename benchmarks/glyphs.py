@@ -95,6 +95,11 @@ def draw(count: int, seed: int, empty: float = 0.0, grid: tuple[int, int] = CONF
     return Glyphs(images.contiguous(), labels, masks)
 
 
+def pooled_by(pool: str) -> ViTConfig:
+    """The model whose head reads the class token (`token`), or the mean of the patches (`gap`)."""
+    return CONFIG.model_copy(update={"pool": pool, "class_token": pool == "token"})
+
+
 def train_small(config: ViTConfig = CONFIG, steps: int = STEPS, seed: int = 0, says: bool = False) -> ViT:
     """A ViT trained on `steps` batches of images that are drawn anew for each step."""
     model = ViT(config)
@@ -169,7 +174,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("glyphs.json"))
     options = parser.parse_args()
-    config = CONFIG.model_copy(update={"pool": options.pool, "class_token": options.pool == "token"})
+    config = pooled_by(options.pool)
     began = time.process_time()
     model = train_small(config, seed=options.seed, says=True)
     spent = time.process_time() - began

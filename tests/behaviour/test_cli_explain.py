@@ -129,10 +129,13 @@ def test_a_resnet_gets_what_applies(folder: Path, tmp_path: Path, capsys: Captur
     assert list(table["images"][0]["maps"]) == wanted
     assert "deletion_mean" in table["images"][0]["maps"]["rise"]["evidence"]
     capsys.readouterr()
+    assert run(folder, tmp_path, "--random-maps", "0", model="resnet") == 0  # of the four quick ones, one
+    assert "left out, since a ResNet has no attention: rollout, relevance, legrad\n" in capsys.readouterr().err
+    assert list(json.loads((tmp_path / "explain.json").read_text())["images"][0]["maps"]) == ["grad_cam"]
     assert run(folder, tmp_path, "--method", "rollout", model="resnet") == 2
-    assert (
-        "rollout is read from attention, and a ResNet has none; methods that apply: grad_cam" in capsys.readouterr().err
-    )
+    assert "rollout needs attention, and a ResNet has none; methods that apply: grad_cam" in capsys.readouterr().err
+    assert run(folder, tmp_path, "--method", "grad_cam", "--layer", "0", model="resnet") == 2
+    assert "grad_cam takes no layer; those that do: none of a ResNet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -140,6 +143,7 @@ def test_a_resnet_gets_what_applies(folder: Path, tmp_path: Path, capsys: Captur
     [
         (["--method", "rolout"], "unknown explanation 'rolout'; did you mean 'rollout'"),
         (["--method", "logit_lens"], "logit_lens gives numbers, not a map over the image"),
+        (["--mode", "hot"], "--mode should be heatmap or reveal, found 'hot'"),
         (["--method", "rollout,"], "unknown explanation ''"),
         (["--class", "gren"], "unknown class 'gren'; did you mean 'green'"),
         (["--class", "3"], "unknown class '3'"),

@@ -69,8 +69,11 @@ def explain(
     paths = list_images(photos)
     classifier = load(model_source, model=model)
     every = catalog.applying(classifier.model)
+    wanted = dict.fromkeys(m for name in names for m in (every if name == ALL else [name]))
+    if (others := [m for m in wanted if m not in every]) and len(others) < len(wanted):
+        print(f"vitrail: left out, since a ResNet has no attention: {', '.join(others)}", file=sys.stderr)
     request = explanation.Request(
-        methods=tuple(dict.fromkeys(m for name in names for m in (every if name == ALL else [name]))),
+        methods=tuple(m for m in wanted if m in every) or tuple(wanted),  # where none applies, `check` says so
         label=None if class_name is None else explanation.find_class(classifier.labels, class_name),
         layer=layer,
         head=head,
@@ -80,7 +83,7 @@ def explain(
     explanation.check(request, classifier)
     found = _explain(classifier, paths, request)
     if not found:
-        raise ImageError(f"none of the {len(paths)} images could be read")
+        raise ImageError("no image could be read")
     page.write(Path(out), found, request, model=Path(model_source).name, mode=mode, own=own_scale)
     _show(found, Path(out))
 

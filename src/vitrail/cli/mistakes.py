@@ -1,6 +1,7 @@
 """A command line that cannot be parsed, as one sentence in the form of all others: rule, found value, close matches."""
 
 from collections.abc import Sequence
+from typing import Literal, get_args, get_origin
 
 from cyclopts import (
     CoercionError,
@@ -40,7 +41,9 @@ def _about_value(error: CycloptsError) -> str:
         case RepeatArgumentError():
             return f"the option {error.token.keyword} is given more than once"
         case CoercionError() if error.argument is not None:
+            choices = get_args(error.target_type) if get_origin(error.target_type) is Literal else ()
             rule = "should be true or false" if error.target_type is bool else "is of the wrong type"
+            rule = f"should be {' or '.join(map(str, choices))}" if choices else rule
             found = f", found {error.token.value!r}" if error.token is not None else ""
             return f"{error.argument.name} {error.msg or rule + found}"
         case UnusedCliTokensError():

@@ -89,7 +89,8 @@ def gradient_rollout(model: ViT, images: Images, classes: Labels, discard: float
     mixings = []
     for block, gradient in zip(record.blocks, gradients, strict=True):
         kept = (gradient * block.attention.detach()).mean(dim=1).clamp(min=0)
-        least = kept.flatten(1).quantile(discard, dim=1) if discard else kept.new_zeros(len(kept))
+        wide = kept.flatten(1).to(torch.promote_types(kept.dtype, torch.float32))  # halves have no quantile
+        least = wide.quantile(discard, dim=1) if discard else kept.new_zeros(len(kept))
         mixing = half_residual(kept * (kept >= least[:, None, None]))
         mixings.append(mixing / mixing.sum(dim=-1, keepdim=True))
     return _seen(model, record, product(mixings))

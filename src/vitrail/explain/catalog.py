@@ -124,7 +124,7 @@ def check(name: str, model: Network, layer: int | None = None, head: int | None 
     row = find(name)
     if row.tokens and isinstance(model, ResNet):
         raise ConfigError(
-            f"{name} is read from attention, and a ResNet has none; methods that apply: {', '.join(applying(model))}"
+            f"{name} needs attention, and a ResNet has none; methods that apply: {', '.join(applying(model))}"
         )
     if layer is not None and (row.chosen is None or isinstance(model, ResNet)):
         takers = [n for n in applying(model) if METHODS[n].chosen is not None and not isinstance(model, ResNet)]

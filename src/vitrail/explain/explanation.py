@@ -92,7 +92,7 @@ def check(request: Request, classifier: Classifier) -> None:
         catalog.check(name, model)
     if (request.layer, request.head) == (None, None):
         return
-    takers = [name for name in request.methods if _takes(name, request)]
+    takers = [name for name in request.methods if isinstance(model, ViT) and _takes(name, request)]
     if not takers:  # say why of the first
         catalog.check(request.methods[0], model, request.layer, request.head)
     if isinstance(model, ViT):

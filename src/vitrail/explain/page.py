@@ -149,7 +149,7 @@ def page(
 ) -> str:
     """The page, self-contained."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=percent, printable=printable, number=number)
+    environment.filters.update(percent=percent, printable=printable, score=score)
     here = files("vitrail.explain")
     sections = []
     for i, one in enumerate(explained):
@@ -218,6 +218,11 @@ def number(value: float) -> str:
     """Three digits, with a real minus."""
     text = f"{value:.3f}" if 0.01 <= abs(value) < 1000 or value == 0 else f"{value:.2g}"
     return text.replace("-", "\u2212", 1) if value < 0 else text
+
+
+def score(value: float) -> str:
+    """Three places behind the point, for numbers that stand below each other."""
+    return f"{round(value, 3) + 0.0:.3f}".replace("-", "\u2212")
 
 
 def _names(explained: Sequence[Explained]) -> list[str]:
@@ -290,7 +295,7 @@ def _curve(known: Evidence | None) -> dict[str, Any] | None:
     top = max([*path.deletion, *path.insertion, *(v for o in others for v in (*o.deletion, *o.insertion))]) or 1.0
 
     def xy(x: float, y: float) -> str:
-        return f"{8 + 224 * x:.1f},{70 - 62 * y / top:.1f}"
+        return f"{8 + 224 * x:.1f},{70 - 54 * y / top:.1f}"
 
     parts = []
     for kind in ("deletion", "insertion"):
@@ -309,7 +314,7 @@ def _curve(known: Evidence | None) -> dict[str, Any] | None:
         f'<svg class="curve" viewBox="0 0 240 84" role="img" aria-label="{says}">'
         f'<path class="line" d="M8 70h224M8 8v62"/>'
         f'{"".join(parts)}<text x="8" y="82">0</text><text x="232" y="82" text-anchor="end">all patches</text>'
-        f'<text x="11" y="12">{percent(top)}</text></svg>'
+        f'<text x="11" y="11">{percent(top)}</text></svg>'
     )
     return {"svg": Markup(svg), "baseline": {"drop": "left out", "mean": "mean colour", "blur": "blurred"}[baseline]}
 

@@ -53,7 +53,7 @@ def test_a_method_that_applies_gives_a_map_of_the_cells(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in APPLY])
 def test_the_others_say_why_not(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name} is read from attention, and a ResNet has none"):
+    with pytest.raises(ConfigError, match=f"{name} needs attention, and a ResNet has none"):
         check(name, make()[0])
 
 
