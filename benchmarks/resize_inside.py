@@ -43,12 +43,14 @@ def pillow(pixels: np.ndarray) -> np.ndarray:
 def openvino_graph(hint: str) -> Callable[[np.ndarray], np.ndarray]:
     import openvino
 
-    from vitrail.engines.openvino import resize_first
+    from vitrail.engines.openvino import GRAPH, resize_first, write
 
     inner = openvino.opset13.parameter([-1, 3, 224, 224], openvino.Type.u8)
     graph = resize_first(openvino.Model([openvino.opset13.result(inner)], [inner]), SHOWN)
     options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": 1}
-    run = openvino.Core().compile_model(graph, "CPU", options)
+    with tempfile.TemporaryDirectory() as place:  # what must stay float32 is known of a graph that is read from a file
+        write(graph, Path(place))
+        run = openvino.Core().compile_model(str(Path(place) / GRAPH), "CPU", options)
     return lambda pixels: run([pixels[None]])[0][0].copy()
 
 
@@ -90,7 +92,7 @@ def main() -> None:
     torch.set_num_threads(1)
     paths = list_images([asked.photos])[: asked.count]
     photos = [np.ascontiguousarray(decode(path.read_bytes()).permute(1, 2, 0).numpy()) for path in paths]
-    large = np.asarray(Image.fromarray(photos[0]).resize((4032, 3024), Image.Resampling.BICUBIC))
+    large = np.array(Image.fromarray(photos[0]).resize((4032, 3024), Image.Resampling.BICUBIC))
     sides: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "pillow": pillow,
         "fit": lambda pixels: fit(torch.from_numpy(pixels).permute(2, 0, 1), SHOWN).numpy(),
