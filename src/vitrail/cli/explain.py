@@ -10,6 +10,8 @@ from vitrail.cli.table import show
 from vitrail.cli.values import Name, Whole
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vitrail.explain.explanation import Explained, Request
     from vitrail.inference import Classifier
 
@@ -68,12 +70,8 @@ def explain(
             catalog.find(name)  # before the model is loaded
     paths = list_images(photos)
     classifier = load(model_source, model=model)
-    every = catalog.applying(classifier.model)
-    wanted = dict.fromkeys(m for name in names for m in (every if name == ALL else [name]))
-    if (others := [m for m in wanted if m not in every]) and len(others) < len(wanted):
-        print(f"vitrail: left out, since a ResNet has no attention: {', '.join(others)}", file=sys.stderr)
     request = explanation.Request(
-        methods=tuple(m for m in wanted if m in every) or tuple(wanted),  # where none applies, `check` says so
+        methods=_methods(names, catalog.applying(classifier.model)),
         label=None if class_name is None else explanation.find_class(classifier.labels, class_name),
         layer=layer,
         head=head,
@@ -86,6 +84,16 @@ def explain(
         raise ImageError("no image could be read")
     page.write(Path(out), found, request, model=Path(model_source).name, mode=mode, own=own_scale)
     _show(found, Path(out))
+
+
+def _methods(names: "Sequence[str]", applying: "Sequence[str]") -> tuple[str, ...]:
+    """Those of the methods asked for that apply, the others named on stderr; all of them where none does, which
+    `check` then refuses."""
+    wanted = tuple(dict.fromkeys(m for name in names for m in (applying if name == ALL else [name])))
+    found = tuple(m for m in wanted if m in applying)
+    if found and (others := [m for m in wanted if m not in applying]):
+        print(f"vitrail: left out, since a ResNet has no attention: {', '.join(others)}", file=sys.stderr)
+    return found or wanted
 
 
 def _explain(classifier: "Classifier", paths: "list[Path]", request: "Request") -> "list[Explained]":
