@@ -2,11 +2,12 @@
 
     python benchmarks/faithfulness.py DATA WEIGHTS --out faithfulness.jsonl
 
-The class asked about is the one the model predicts. A line of the file is one method on one batch of 20 photos, patches
-dropped from the sequence; after all batches come the lines `more` of ten photos: the mean colour and the blurred image
-in place of the patches, SaCo, the sanity check. What stands in the file is not computed again, so a run that was stopped goes on; `--show` prints the tables of what is
-there. Random maps are of the same photos. Maps are made in float32, those of FORWARD and the passes of curves and SaCo
-in bfloat16; the line `check` says how far that moves their means.
+The class asked about is the one the model predicts. A line of the file is one method on one batch of 20 photos,
+patches dropped from the sequence; after all batches come the lines `more` of ten photos: the mean colour and the
+blurred image in place of the patches, SaCo, the sanity check. What stands in the file is not computed again, so a run
+that was stopped goes on; `--show` prints the tables of what is there. Random maps are of the same photos. Maps are
+made in float32, those of FORWARD and the passes of curves and SaCo in bfloat16; the line `check` says how far that
+moves their means.
 """
 
 import argparse

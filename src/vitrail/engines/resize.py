@@ -6,8 +6,8 @@ graph, where each axis is a matrix product: of `TILE` outputs at a time with the
 photo does not pay for the zeros of the whole matrix. Distances between pixels are whole numbers until the last step.
 
 Compared with `fit` on a decoded image, pixels are equal or one level apart, two in rare ones
-(tests/unit/engines/test_resize.py, docs/export.md); a side of a model that is not square may be resized to one pixel more or less where
-`covering_size` is at half a pixel, about one image size in 15,000.
+(tests/unit/engines/test_resize.py, docs/export.md); a side of a model that is not square may be resized to one pixel
+more or less where `covering_size` is at half a pixel, about one image size in 15,000.
 
 Axes: N images, T tiles, t outputs of a tile, L pixels that a tile reads.
 """
