@@ -41,8 +41,8 @@ def convert(folded: Folded) -> Any:
 
 
 def resize_first(model: Any, config: Preprocess) -> Any:
-    """The graph from images of any size (B rows cols 3): the resize of `config`, in float32 whatever the rest computes
-    in, before `model`."""
+    """The graph from images of any size (B rows cols 3): the resize of `config` before `model`, in float32 whatever the
+    rest computes in, once the graph is written and read again: OpenVINO does not heed the marks of one in memory."""
     openvino = library()
     front = openvino.convert_model(capture_resize(config))
     front.reshape([-1, -1, -1, 3])

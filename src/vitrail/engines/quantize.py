@@ -16,9 +16,9 @@ def quantize(model: Any, calibration: UInt8[Tensor, "N 3 H W"]) -> Any:
     """The graph with int8 linear layers and patch embedding; the products of attention stay in floating point, and so
     do the convolutions of a ResNet.
 
-    Scales come from `calibration`: weights one a row, activations one a tensor, symmetric: processors with tiles (AMX)
-    take long over a zero point, and the others lose nothing. SmoothQuant is off: the norms' weights are folded into the
-    layers already, and smoothing on top of that cost accuracy (docs/log.md).
+    Scales come from `calibration`: weights one a row, activations one a tensor, symmetric: a processor with tiles
+    (AMX) takes long over a zero point, and with them switched off it lost nothing. SmoothQuant is off: the norms'
+    weights are folded into the layers already, and smoothing on top of that cost accuracy (docs/log.md).
     """
     library()
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it says that there is no GPU

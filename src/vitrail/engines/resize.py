@@ -184,12 +184,6 @@ def check_inside(config: Preprocess) -> None:
         raise ConfigError("a resize by nearest pixels cannot be inside the graph: runtimes round its divisions apart")
 
 
-def keeps_float32(config: Preprocess) -> bool:
-    """Whether OpenVINO computes this resize in float32 before a network in bfloat16. Others it does not, in spite of
-    their marks: 16 % of the values of a bilinear one were a level off, some of `area` three (docs/log.md)."""
-    return config.interpolation == "bicubic" and config.antialias
-
-
 def _cubic(gap: Int[Tensor, "T t L"], unit: Float[Tensor, " 1"], a: float) -> Float[Tensor, "T t L"]:
     """Keys' cubic convolution (1981) at gap * unit."""
     x = gap.float().abs() * unit

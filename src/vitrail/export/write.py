@@ -17,7 +17,7 @@ from vitrail.engines.cache import versions
 from vitrail.engines.calibration import calibration_pixels
 from vitrail.engines.catalog import MANIFEST
 from vitrail.engines.quantize import quantize
-from vitrail.engines.resize import check_inside, keeps_float32
+from vitrail.engines.resize import check_inside
 from vitrail.errors import ConfigError, GateError, StorageError, UnknownName
 from vitrail.export.card import export_card
 from vitrail.export.verify import APPROXIMATE, Verification, images_to_show, verify
@@ -85,11 +85,6 @@ def export(
     classifier = load(source, model, "cpu")
     if resize_inside:
         check_inside(classifier.preprocess)
-        if to == "openvino" and precision != "float32" and not keeps_float32(classifier.preprocess):
-            raise ConfigError(
-                f"in {precision} OpenVINO keeps only an antialiased bicubic resize inside the graph exact; "
-                "give --precision float32, or leave out --resize-inside"
-            )
     shown = images_to_show(classifier, check if check is not None else calibrate, resize_inside)
     new = folder.with_name(f".{folder.name}.new")
     try:

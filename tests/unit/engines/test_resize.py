@@ -11,7 +11,7 @@ from vitrail.config import Preprocess
 from vitrail.data.preprocess import covering_size, fit
 from vitrail.engines import resize
 from vitrail.engines.program import capture_resize
-from vitrail.engines.resize import Framed, Resize, keeps_float32
+from vitrail.engines.resize import Framed, Resize
 from vitrail.errors import ConfigError
 
 SHAPES = [(375, 500), (501, 333), (224, 224), (61, 47), (100, 37), (31, 333), (803, 601), (2, 400), (9, 5)]
@@ -129,8 +129,6 @@ def test_openvino_resizes_any_size(config, hint, tmp_path: Path):
     openvino = pytest.importorskip("openvino")
     from vitrail.engines.openvino import GRAPH, resize_first, write
 
-    if hint == "bf16" and not keeps_float32(config):
-        pytest.skip("not in float32 there, which the export refuses")
     rows, cols = config.size
     inner = openvino.opset13.parameter([-1, 3, rows, cols], openvino.Type.u8)
     whole = resize_first(openvino.Model([openvino.opset13.result(inner)], [inner]), config)

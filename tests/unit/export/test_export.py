@@ -193,14 +193,6 @@ def test_the_lines_of_its_card_run_on_a_photo_of_any_size(whole: Path, mixed: Pa
     assert done.stdout.strip() == load(model_folder).predict(photo)[0].labels[0]
 
 
-def test_a_resize_that_openvino_does_not_keep_exact_is_refused(model_folder: Path, tmp_path: Path) -> None:
-    model = load(model_folder)
-    bilinear = model.preprocess.model_copy(update={"interpolation": "bilinear"})
-    write_model_folder(tmp_path / "bilinear", model.model, bilinear, model.labels, {})
-    with pytest.raises(ConfigError, match="give --precision float32"):
-        export(tmp_path / "bilinear", tmp_path / "out", "openvino", resize_inside=True)
-
-
 def test_a_graph_that_resizes_wrongly_leaves_nothing(
     model_folder: Path, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
