@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -26,6 +27,7 @@ from vitrail.config import OptimConfig, ViTConfig
 from vitrail.explain import faithfulness as measure
 from vitrail.explain.catalog import METHODS
 from vitrail.explain.cells import Maps
+from vitrail.explain.gradient import grad_cam
 from vitrail.models.vit import ViT
 from vitrail.train.loop import train_steps
 from vitrail.train.optim import make_optimizer
@@ -139,13 +141,15 @@ def measured(model: ViT, test: Glyphs, maps: Maps) -> Row:
 
 
 def evidence(model: ViT, test: Glyphs, says: bool = False) -> dict[str, Row]:
-    """`measured` of each method, and the lowest and the highest of random maps (`random low`, `random high`)."""
+    """`measured` of each method, of Grad-CAM at the first block too, and the lowest and the highest of random maps
+    (`random low`, `random high`)."""
+    asked = {name: row.method for name, row in METHODS.items() if name != "random"}
+    asked["grad_cam, block 0"] = partial(grad_cam, layer=0)  # where no patch has seen another yet
     rows = {}
-    for name, method in METHODS.items():
-        if name != "random":
-            rows[name] = measured(model, test, method.method(model, test.images, test.labels))
-            if says:
-                print(name, json.dumps(rows[name]), flush=True)
+    for name, method in asked.items():
+        rows[name] = measured(model, test, method(model, test.images, test.labels))
+        if says:
+            print(name, json.dumps(rows[name]), flush=True)
     random = [measured(model, test, measure.random_map(model, test.images, test.labels, seed)) for seed in range(BANDS)]
     for name, end in (("random low", min), ("random high", max)):
         rows[name] = {key: end(each[key] for each in random) for key in random[0]}

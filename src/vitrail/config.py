@@ -361,7 +361,7 @@ class Recipe(Config):
     steps: Annotated[int, Field(gt=0, le=2**31)] | None = None  # instead of epochs, where published so
     head_solver: Literal["none", "logistic", "ridge"] = "none"  # the head on frozen features, before the first step
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 where it is computed in
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 where it is faster
     compile: bool = False  # torch.compile of each block: other bits, so a run keeps its choice
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, about a third more time
     tensorboard: bool = False  # write events for TensorBoard beside metrics.jsonl

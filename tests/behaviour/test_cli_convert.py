@@ -31,7 +31,7 @@ def left(folder: Path) -> list[str]:
 
 
 def test_the_report_names_every_layer_and_the_folder_works(desk: Path, photos: Path, capsys: Capture) -> None:
-    assert main(["convert", "tiny", "for-timm", "--to", "timm"]) == 0
+    assert main(["convert", "tiny", "--out", "for-timm", "--to", "timm"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     lines = out.splitlines()

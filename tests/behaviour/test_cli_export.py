@@ -62,5 +62,5 @@ def test_mistakes_are_one_sentence(
 
 
 def test_export_to_timm_is_a_conversion(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", str(model_folder), str(tmp_path / "out"), "--to", "timm"]) == DONE
+    assert main(["export", str(model_folder), "--out", str(tmp_path / "out"), "--to", "timm"]) == DONE
     assert (tmp_path / "out" / "config.json").is_file() and "in float64" in capsys.readouterr().out

@@ -7,7 +7,8 @@ import torch
 from programs import program
 
 glyphs = program("glyphs")
-# docs/benchmarks.md says why: it points at chance, and its deletion lies in the random band in some models
+# docs/benchmarks.md says why: at the last block it points at chance, and its deletion lies in the random band in some
+# models. At the first block (`grad_cam, block 0`) it has to beat every random map, as the others do
 WORSE = {"grad_cam": {"pointing", "deletion"}}
 
 

@@ -15,7 +15,9 @@ def convert(
             name="SOURCE", help="A run or model folder, a weights file, a name of `vitrail models`, a Hugging Face id."
         ),
     ],
-    out: Annotated[str, Parameter(name="OUT", help="The new folder; for npz and big_vision, the new file.npz.")],
+    out: Annotated[
+        str, Parameter(name=["OUT", "--out"], help="The new folder; for npz and big_vision, the new file.npz.")
+    ],
     /,
     *,
     to: Annotated[

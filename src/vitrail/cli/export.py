@@ -12,7 +12,7 @@ def export(
     source: Annotated[
         str, Parameter(name="MODEL", help="A run folder, a model folder, a weights file, or a Hugging Face id.")
     ],
-    out: Annotated[str, Parameter(name="OUT", help="The new folder.")],
+    out: Annotated[str, Parameter(name=["OUT", "--out"], help="The new folder.")],
     /,
     *,
     to: Annotated[Name, Parameter(help="onnx, openvino, aoti, timm or transformers.")],

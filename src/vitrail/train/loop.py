@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from time import perf_counter
 from typing import Literal
 
 import torch
@@ -25,6 +27,7 @@ from vitrail.types import Batch
 
 Precision = Literal["float32", "bfloat16", "float16"]
 COMPUTED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LEAST_GAIN, TURNS = 1.2, 8  # of bfloat16 on a processor, and the turns in which it is found
 SCALE_STEPS = 2000  # good steps after which float16's loss scale doubles
 
 
@@ -231,8 +234,9 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 def find_precision(wish: Literal["auto", "float32", "bfloat16", "float16"], device: torch.device) -> Precision:
-    """`auto` is bfloat16 where the processor computes in it: a CUDA device that says so, or an x86 processor with
-    AVX512-BF16 or AMX. Elsewhere bfloat16 is emulated, many times slower than float32 (measured on AVX2: 100 times)."""
+    """`auto` is bfloat16 where it is worth it: on a CUDA device that computes in it, and on an x86 processor with
+    AVX512-BF16 or AMX that multiplies faster in it than in float32, which is tried. Without such instructions bfloat16
+    is emulated, many times slower (measured on AVX2: 100 times), and not tried."""
     if wish != "auto":
         return wish
     if device.type == "cuda":
@@ -240,4 +244,20 @@ def find_precision(wish: Literal["auto", "float32", "bfloat16", "float16"], devi
     if device.type != "cpu":
         return "float32"
     able: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases do not tell
-    return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
+    has = able.get("avx512_bf16") or able.get("amx_bf16")
+    return "bfloat16" if has and bfloat16_gain() > LEAST_GAIN else "float32"
+
+
+@cache
+def bfloat16_gain() -> float:
+    """How many times as fast this processor multiplies in bfloat16 as in float32: the best of some turns of each, so
+    that other programs do not decide. A Xeon whose tiles are switched off has the instructions and takes twice as long
+    in them (docs/log.md)."""
+    best = {"float32": math.inf, "bfloat16": math.inf}
+    for _ in range(TURNS):
+        for name in best:
+            square = torch.ones(768, 768, dtype=COMPUTED[name])
+            begun = perf_counter()
+            nn.functional.linear(square, square)
+            best[name] = min(best[name], perf_counter() - begun)
+    return best["float32"] / best["bfloat16"]

@@ -138,7 +138,7 @@ def finetune(summary: DataSummary, base: ModelConfig | None = None, preprocess: 
             "the recipe finetune starts from trained weights: name some with --weights, or use scratch_small"
         )
     batch_size = 32
-    epochs = min(50, max(3, round(12_000 / summary.n_train)))
+    epochs = min(50, max(3, round(9_000 / summary.n_train)))
     steps = epochs * summary.n_train / batch_size
     update: dict[str, object] = {"classes": len(summary.classes)}
     if isinstance(base, ViTConfig) and base.position != "rope":  # rotary positions are one table for all images

@@ -234,18 +234,27 @@ def test_split(images: int, parts: int, sizes: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("able", "expected"),
+    ("able", "gain", "expected"),
     [
-        ({}, "float32"),
-        ({"avx2": True}, "float32"),
-        ({"avx512_bf16": True}, "bfloat16"),
-        ({"amx_bf16": True}, "bfloat16"),
+        ({}, 2.0, "float32"),
+        ({"avx2": True}, 2.0, "float32"),
+        ({"avx512_bf16": True}, 2.0, "bfloat16"),
+        ({"amx_bf16": True}, 2.0, "bfloat16"),
+        ({"avx512_bf16": True}, 0.5, "float32"),  # a Xeon whose tiles are switched off
     ],
 )
-def test_precision_follows_the_processor(able: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precision_follows_the_processor(
+    able: dict[str, bool], gain: float, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    monkeypatch.setattr(loop, "bfloat16_gain", lambda: gain)
     assert find_precision("auto", CPU) == expected
     assert find_precision("float32", CPU) == "float32" and find_precision("bfloat16", CPU) == "bfloat16"
+
+
+def test_the_gain_of_bfloat16_is_measured() -> None:
+    assert 0 < loop.bfloat16_gain() < 100
+    assert loop.bfloat16_gain() == loop.bfloat16_gain()  # one answer a process
 
 
 def test_an_older_torch_that_does_not_tell_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
