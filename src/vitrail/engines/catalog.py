@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -51,9 +52,11 @@ def _rows() -> dict[str, Row]:
         Row("torch", "float32", trial=True),
         Row("torch", "bfloat16", trial=True),
         Row("torch", "float16"),
+        Row("torch", "float8"),
         Row("compiled", "float32"),
         Row("compiled", "bfloat16"),
         Row("compiled", "float16"),
+        Row("compiled", "float8"),
         Row("openvino", "float32", "openvino", "openvino", trial=True),
         Row("openvino", "bfloat16", "openvino", "openvino", trial=True),
         Row("openvino", "int8", "nncf", "openvino"),
@@ -195,7 +198,7 @@ def _onnxruntime(plan: _Plan) -> Engine:
     if plan.precision == "int8":
         whole = folder
         folder = cached(plan.key("onnx-int8"), lambda new: onnxruntime.quantize(whole, new))
-    return onnxruntime.ONNXRuntimeEngine(folder / onnxruntime.GRAPH, plan.name)
+    return onnxruntime.ONNXRuntimeEngine(folder / onnxruntime.GRAPH, plan.name, plan.classifier.device)
 
 
 def _aoti(plan: _Plan) -> Engine:
@@ -213,16 +216,17 @@ _BUILDERS: Mapping[str, Callable[[_Plan], Engine]] = {
 def open_export(folder: Path, classifier: Classifier) -> Engine:
     """The engine in a folder that `vitrail export` wrote, checked to be of these weights and this preprocessing.
     WeightsError."""
-    engine, table = open_folder(folder)
+    engine, table = open_folder(folder, classifier.device)
     own = weights_sha256(classifier.model), json.loads(classifier.preprocess.model_dump_json())
     if (table.get("weights_sha256"), table.get("preprocess")) != own:
         raise WeightsError(f"{folder} was exported from other weights or preprocessing than this model's")
     return Framed(engine, classifier.preprocess) if table.get("resize") == "inside" else engine
 
 
-def open_folder(folder: Path) -> tuple[Engine, Mapping[str, Any]]:
+def open_folder(folder: Path, device: torch.device = onnxruntime.PROCESSOR) -> tuple[Engine, Mapping[str, Any]]:
     """The engine in an exported folder, whose files are those it was written with, and its manifest. Where that says
-    that the resize is inside, the engine takes images (B rows cols 3) of any size. WeightsError."""
+    that the resize is inside, the engine takes images (B rows cols 3) of any size. `device`: a graphics card for those
+    that can run on one. WeightsError."""
     from vitrail.weights.checkpoint import sha256
 
     table = read_json(folder / MANIFEST)
@@ -238,7 +242,7 @@ def open_folder(folder: Path) -> tuple[Engine, Mapping[str, Any]]:
         return openvino.OpenVINOEngine(folder / openvino.GRAPH, name, precision), table
     if target == "onnx" and onnxruntime.GRAPH in files:
         onnxruntime.check_file(folder / onnxruntime.GRAPH)
-        return onnxruntime.ONNXRuntimeEngine(folder / onnxruntime.GRAPH, name), table
+        return onnxruntime.ONNXRuntimeEngine(folder / onnxruntime.GRAPH, name, device), table
     if target == "aoti" and aoti.PACKAGE in files:
         return aoti.AOTIEngine(folder / aoti.PACKAGE, name), table
     raise WeightsError(f"{folder} holds a {target!r} export, which is no engine; engines: openvino, onnx, aoti")

@@ -1,7 +1,7 @@
 """ONNX and ONNX Runtime: the portable file, and an engine for it."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ from torch import Tensor
 
 from vitrail.config import Preprocess
 from vitrail.engines.program import INPUT, OUTPUT, capture
-from vitrail.errors import MissingExtra, WeightsError
+from vitrail.errors import ConfigError, MissingExtra, WeightsError
 from vitrail.models.fold import Folded
 from vitrail.types import Logits
 
 GRAPH = "model.onnx"
+PROCESSOR = torch.device("cpu")
 _DOMAINS = {"", "ai.onnx", "com.microsoft"}  # operators that come with ONNX Runtime; others would load a library
 
 
@@ -78,10 +79,17 @@ def _domains(nodes: Iterable[Any]) -> set[str]:
     return {node.domain for node in nodes}
 
 
-class ONNXRuntimeEngine:
-    """Runs an ONNX file on the processor."""
+def providers(device: torch.device, available: Sequence[str]) -> list[str]:
+    """What runs the graph, the first that can: CUDA on a graphics card, where ONNX Runtime's build has it."""
+    on_card = device.type == "cuda" and "CUDAExecutionProvider" in available
+    return ["CUDAExecutionProvider", "CPUExecutionProvider"] if on_card else ["CPUExecutionProvider"]
 
-    def __init__(self, graph: Path, name: str) -> None:
+
+class ONNXRuntimeEngine:
+    """Runs an ONNX file: on the processor, or on a graphics card where `device` is one and this build of ONNX Runtime
+    has CUDA. ConfigError where it has and cannot start it."""
+
+    def __init__(self, graph: Path, name: str, device: torch.device = PROCESSOR) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -90,9 +98,15 @@ class ONNXRuntimeEngine:
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
         try:
-            self.session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+            wanted = providers(device, onnxruntime.get_available_providers())
+            self.session = onnxruntime.InferenceSession(str(graph), options, providers=wanted)
         except Exception as error:
             raise WeightsError(f"{graph} is not a graph that ONNX Runtime can run: {error}") from error
+        if self.session.get_providers()[0] != wanted[0]:
+            raise ConfigError(
+                "this build of ONNX Runtime has CUDA but cannot start it: install the CUDA and cuDNN that it asks for, "
+                "or choose another engine"
+            )
         self.name = name
 
     def __call__(self, pixels: UInt8[Tensor, "B *image"]) -> Logits:

@@ -1,4 +1,4 @@
-"""torch as an engine: the folded network as it stands, or compiled; in float32, bfloat16 or float16."""
+"""torch as an engine: the folded network as it stands, or compiled; in float32, bfloat16, float16 or float8."""
 
 import shutil
 
@@ -6,6 +6,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from vitrail.engines.float8 import check_card, in_float8
 from vitrail.errors import ConfigError
 from vitrail.models.fold import Folded
 from vitrail.types import Logits
@@ -18,7 +19,11 @@ class TorchEngine:
         if precision == "float16" and device.type == "cpu":
             raise ConfigError("float16 is for graphics cards; on a processor choose bfloat16 or float32")
         self.name, self.device = name, device
-        self.network = folded.to(device, getattr(torch, precision))
+        if precision == "float8":
+            check_card(name, device)
+            self.network = in_float8(folded.to(device, torch.bfloat16))
+        else:
+            self.network = folded.to(device, getattr(torch, precision))
         self.run = self.network
         if compiled:
             check_compiler(name, device)

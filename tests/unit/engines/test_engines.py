@@ -1,5 +1,6 @@
 """Engines: the same logits as the network, found by name, built once, refused where they are not as they should be."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,26 @@ def test_names() -> None:
         find_engine("openvin")
     with pytest.raises(UnknownName):
         find_engine("openvino-bfloat16", "float32")
+
+
+def test_onnx_runtime_takes_the_card_where_it_can() -> None:
+    cpu, card = torch.device("cpu"), torch.device("cuda")
+    both = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert onnxruntime.providers(card, both) == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert onnxruntime.providers(cpu, both) == onnxruntime.providers(card, both[2:]) == ["CPUExecutionProvider"]
+
+
+@pytest.mark.slow
+def test_a_card_that_onnx_runtime_cannot_start_is_no_silent_fallback(
+    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(runtime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    folder = cache.cached("graph", lambda new: onnxruntime.write(fold(classifier.model, classifier.preprocess), new))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ONNX Runtime warns of what it lacks
+        with pytest.raises(ConfigError, match="cannot start it"):
+            onnxruntime.ONNXRuntimeEngine(folder / onnxruntime.GRAPH, "onnxruntime-float32", torch.device("cuda"))
 
 
 def test_a_missing_package_is_a_sentence(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
