@@ -28,9 +28,10 @@ OPTIONS = {
     ],
     "trace": ["MODEL", "IMAGE", "--out", "-o", "--model", "--parts", "--attention"],
     "figures": ["MODEL", "--out", "--data", "--images", "--model"],
-    "convert": ["SOURCE", "OUT", "--to", "--model", "--image-size", "--allow-loss"],
+    "convert": ["SOURCE", "OUT", "--out", "--to", "--model", "--image-size", "--allow-loss"],
     "export": [
-        *("MODEL", "OUT", "--to", "--model", "--precision", "--calibrate", "--check", "--resize-inside", "--merge"),
+        *("MODEL", "OUT", "--out", "--to", "--model", "--precision", "--calibrate", "--check", "--resize-inside"),
+        "--merge",
     ],
     "benchmark": [
         *("MODEL", "--model", "--engines", "--batch", "--rounds", "--images", "--calibrate", "--merge", "--json"),
