@@ -33,7 +33,8 @@ Notify = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Walk:
-    """One image's way through one model. `patch` is the patch chosen at first, `label` the class explained."""
+    """One image's way through one model. `label`: the class explained; `patch`: the one chosen at first, which is the
+    most relevant to that class. (What the last block attends to most is often a patch of plain background.)"""
 
     classifier: Classifier
     model: ViT
@@ -100,7 +101,7 @@ def gather(
         raise ConfigError("the model's logits are not finite numbers, so there is nothing to explain")
     target = int(logits[0].argmax()) if chosen is None else chosen
     evidence = gather_evidence(model, images, target, notify)
-    patch = int(evidence.maps[evidence.names.index("attention")].argmax())
+    patch = int(evidence.maps[evidence.names.index("relevance")].argmax())
     similarity = None if model.config.position in ("none", "rope") else position_similarity(model).float()
     found_terms, found_fall = terms(model, images, record, patch), fall(model, images, record, target)
     walk = Walk(
