@@ -64,6 +64,16 @@ def test_logits_stay_close_and_three_layers_a_block_are_float8() -> None:
     assert float(nn.functional.cosine_similarity(found, exact).min()) > 0.99
 
 
+@pytest.mark.compile
+def test_it_compiles_as_one_graph() -> None:
+    classifier = network()
+    folded = in_float8(fold(classifier.model, classifier.preprocess).to(torch.bfloat16))
+    pixels = pictures(classifier, 2)
+    with torch.inference_mode():
+        found = torch.compile(folded, fullgraph=True, dynamic=False)(pixels).float()
+        assert float(nn.functional.cosine_similarity(found, folded(pixels).float()).min()) > 0.99
+
+
 def test_layers_that_a_card_does_not_take_are_refused() -> None:
     odd = network(mlp_dim=120)
     with pytest.raises(ConfigError, match="a multiple of 16 wide, and one is 120"):
