@@ -253,11 +253,11 @@ def bfloat16_gain() -> float:
     """How many times as fast this processor multiplies in bfloat16 as in float32: the best of some turns of each, so
     that other programs do not decide. A Xeon whose tiles are switched off has the instructions and takes twice as long
     in them (docs/log.md)."""
-    best = {"float32": math.inf, "bfloat16": math.inf}
+    squares = [torch.ones(768, 768, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+    best = [math.inf, math.inf]
     for _ in range(TURNS):
-        for name in best:
-            square = torch.ones(768, 768, dtype=COMPUTED[name])
+        for kind, square in enumerate(squares):
             begun = perf_counter()
             nn.functional.linear(square, square)
-            best[name] = min(best[name], perf_counter() - begun)
-    return best["float32"] / best["bfloat16"]
+            best[kind] = min(best[kind], perf_counter() - begun)
+    return best[0] / best[1]
