@@ -1,6 +1,9 @@
 """Fine-tuning DeiT-Ti/16 on a folder of photos: vitrail's `finetune` recipe beside timm's parts on the same budget.
 
     python benchmarks/finetune_flowers.py DATA WEIGHTS RUN --seed 0 --out finetune_flowers.json
+    python benchmarks/finetune_flowers.py DATA WEIGHTS RUN --seed 0 --set epochs=1 --set optim.warmup_steps=9
+
+The second is a smaller budget, for both: each `--set` changes vitrail's recipe, and timm gets the time that this takes.
 
 Both sides run on one thread each, images read in the same process, and the budget is processor time, which a busy
 machine does not stretch: all that the whole run of vitrail took, features, solving for the head and evaluations
@@ -99,12 +102,12 @@ def endless(loader: DataLoader) -> Iterator[tuple[Images, Labels]]:
         yield from loader
 
 
-def run_vitrail(data: Path, weights: Path, run: Path, seed: int) -> dict[str, Any]:
+def run_vitrail(data: Path, weights: Path, run: Path, seed: int, changes: list[str]) -> dict[str, Any]:
     """The recipe, whole, as `vitrail train` runs it but for the thread and the loader."""
     torch.set_num_threads(1)
     keep_freed_memory()
     began = time.process_time()
-    train(data, weights=weights, recipe="finetune", out=run, seed=seed, overrides=["data.workers=0"])
+    train(data, weights=weights, recipe="finetune", out=run, seed=seed, overrides=["data.workers=0", *changes])
     spent, record = time.process_time() - began, json.loads((run / "run.json").read_text())
     scores = {name: record["metrics"][name] for name in ("top1", "images")}
     return {**scores, "steps": record["steps"], "seconds": spent, "precision": record["precision"]}
@@ -117,16 +120,18 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="the folder of vitrail's run; a new one")
     parser.add_argument("--out", type=Path, default=Path("finetune_flowers.json"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes")
     options = parser.parse_args()
     if options.run.exists():
         parser.error(f"{options.run} exists")
     common = (options.data, options.weights)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as process:  # one a side
-        ours = process.submit(run_vitrail, *common, options.run, options.seed).result()
+        ours = process.submit(run_vitrail, *common, options.run, options.seed, options.changes).result()
         print("vitrail", json.dumps(ours), flush=True)
         theirs = process.submit(run_timm, *common, options.seed, ours["seconds"], ours["precision"]).result()
         print("timm", json.dumps(theirs), flush=True)
-    table = {"vitrail": ours, "timm": theirs, "timm_version": timm.__version__, "seed": options.seed}
+    about = {"timm_version": timm.__version__, "seed": options.seed, "changes": options.changes}
+    table = {"vitrail": ours, "timm": theirs, **about}
     options.out.write_text(json.dumps(table, indent=2) + "\n")
 
 

@@ -305,6 +305,7 @@ class OptimConfig(Config):
     clip: Annotated[float, Field(gt=0.0)] | None = 1.0  # global gradient norm
     layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0  # lr factor per block from the head down
     head_steps: Annotated[int, Field(ge=0)] = 0  # first steps that train the head alone
+    frozen_blocks: Annotated[int, Field(ge=0)] = 0  # first blocks (a ResNet's stages) that stay, with all before them
     loss: Literal["softmax", "sigmoid", "bce"] = "softmax"  # one sigmoid a class: summed over classes | their mean
     label_smoothing: Rate = 0.0
     class_weights: Literal["none", "balanced"] = "none"  # balanced: each class weighs the same in the loss
@@ -360,6 +361,7 @@ class Recipe(Config):
     epochs: Annotated[float, Field(ge=0.0, le=1e6)] = 10.0  # 0: the head alone is solved for
     steps: Annotated[int, Field(gt=0, le=2**31)] | None = None  # instead of epochs, where published so
     head_solver: Literal["none", "logistic", "ridge"] = "none"  # the head on frozen features, before the first step
+    head_images: PositiveInt | None = None  # training images it is solved on, some of each class; None: all
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 where it is faster
     compile: bool = False  # torch.compile of each block: other bits, so a run keeps its choice
@@ -379,6 +381,10 @@ class Recipe(Config):
             "optim.class_weights=balanced": self.optim.class_weights == "balanced",
             "optim.logit_adjustment": self.optim.logit_adjustment > 0,
         }
+        blocks = self.model.depth if isinstance(self.model, ViTConfig) else len(self.model.layers)
+        if self.optim.frozen_blocks > blocks:
+            found = self.optim.frozen_blocks
+            raise ValueError(f"optim.frozen_blocks is at most {blocks}, the blocks of this model, found {found}")
         if sum(against.values()) > 1:
             found = " and ".join(name for name, used in against.items() if used)
             raise ValueError(f"one remedy for unequal classes at a time, or they are counted twice: found {found}")

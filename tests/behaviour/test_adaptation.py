@@ -85,6 +85,23 @@ def test_a_lora_run_leaves_a_plain_model_folder(images: Path, start: Path, tmp_p
 
 
 @pytest.mark.parametrize("step", [1, 7])
+def test_first_blocks_that_stay_and_a_run_that_continues(step: int, images: Path, start: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    frozen = ("optim.frozen_blocks=1", "optim.lr=0.01")
+    whole = run(images, tmp_path / "whole", *frozen, weights=start, notify=lambda news: told.append(news.text))
+    assert "train; frozen blocks: 1) at 8 x 8 px" in told[0], told[0]
+    with pytest.raises(KeyboardInterrupt):
+        run(images, tmp_path / "run", *frozen, weights=start, notify=stop_at(step))
+    run(images, tmp_path / "run", *frozen, weights=start)
+    assert results(tmp_path / "run") == results(whole)
+    before, after = (load(f).model.state_dict() for f in (start, whole))
+    stayed = {name for name in before if torch.equal(before[name], after[name])}
+    assert {name.partition(".")[0] for name in before.keys() - stayed} == {"blocks", "norm", "head"}
+    assert {name for name in before if name.startswith("blocks.0.")} <= stayed
+    assert not {name for name in before if name.startswith("blocks.1.mlp")} & stayed
+
+
+@pytest.mark.parametrize("step", [1, 7])
 def test_a_lora_run_continues_bit_for_bit(step: int, images: Path, start: Path, tmp_path: Path) -> None:
     whole = run(images, tmp_path / "whole", *LORA, "head_steps=3", weights=start)
     with pytest.raises(KeyboardInterrupt):
@@ -189,6 +206,8 @@ def test_mistakes_leave_nothing(images: Path, start: Path, tmp_path: Path) -> No
     for options, text in (
         (["lora.rank=8"], "lora.rank=8 trains small updates of trained weights: name some with --weights, or set "),
         (["distill.teacher=nowhere/at/all"], "nowhere/at/all"),
+        ([*SHAPE, "frozen_blocks=1"], "optim.frozen_blocks=1 keeps trained weights as they are: name some with --weig"),
+        ([*SHAPE, "frozen_blocks=3"], "optim.frozen_blocks is at most 2, the blocks of this model, found 3"),
     ):
         with pytest.raises(vitrail.errors.UserError) as error:
             run(images, tmp_path / "run", *options)

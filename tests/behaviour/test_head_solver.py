@@ -1,16 +1,19 @@
 """Runs whose head is solved for: what the folder holds, resuming, and what `evaluate` says of it."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from pictures import class_folders
 from vitrail.config import Preprocess, ViTConfig
 from vitrail.data.sources import open_dataset
+from vitrail.data.stores import MemorySource
 from vitrail.errors import ConfigError
 from vitrail.evaluate import evaluate
 from vitrail.evaluate.features import features
@@ -19,6 +22,7 @@ from vitrail.inference import load
 from vitrail.models.vit import ViT
 from vitrail.train.progress import Progress
 from vitrail.train.run import train
+from vitrail.train.solve import some_of_each_class
 from vitrail.types import LabelSet
 from vitrail.weights.checkpoint import write_model_folder
 
@@ -87,6 +91,31 @@ def test_training_goes_on_from_the_solved_head(zoo: Path, weights: Path, tmp_pat
         train(zoo, weights=weights, out=tmp_path / solver, overrides=more, notify=news.append)
         losses[solver] = next(p.loss for p in news if p.kind == "step")
     assert losses["none"] == pytest.approx(1.0986, abs=1e-3) and losses["logistic"] != losses["none"]
+
+
+def test_a_choice_for_the_solver_has_some_of_each_class() -> None:
+    """Of 2,000, 500 and 3 images in turn: a tenth of the first two, all of the third, the same at each call."""
+    labels = np.array([0, 0, 0, 0, 1] * 500 + [2] * 3)
+    names = tuple(map(str, range(len(labels))))
+    source = MemorySource(("a", "b", "c"), labels, tuple(map(str.encode, names)), names)
+    chosen = some_of_each_class(source, 250)
+    assert np.bincount(chosen.labels).tolist() == [200, 50, 3]
+    assert [chosen.id(i) for i in range(5)] == ["0", "4", "12", "25", "37"], "every tenth of each, in order"
+    assert chosen.fingerprint == some_of_each_class(source, 250).fingerprint
+    assert np.bincount(some_of_each_class(source, 5).labels).tolist() == [10, 10, 3], "never fewer than ten"
+    assert some_of_each_class(source, 2503) is source
+
+
+def test_a_head_solved_on_some_images(zoo: Path, weights: Path, tmp_path: Path) -> None:
+    """The run says on how many; one that was broken among them is passed over, and training knows of it."""
+    data = tmp_path / "zoo"
+    shutil.copytree(zoo, data)
+    broken = sorted((data / "train" / "ape").iterdir())[0]
+    broken.write_bytes(b"no picture")
+    more = ["head_images=36", "epochs=1", "batch_size=30", "max_broken=0.02", "workers=0"]
+    result = train(data, weights=weights, out=tmp_path / "run", overrides=more, **SILENT)
+    run = json.loads((result.folder / "run.json").read_text())
+    assert run["head"]["images"] == 35 and list(run["broken_images"]) == [f"train/ape/{broken.name}"]
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_bits(zoo: Path, weights: Path, tmp_path: Path) -> None:

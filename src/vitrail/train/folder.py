@@ -27,7 +27,8 @@ except ImportError:  # Windows
 
 RUN_FILE, METRICS_FILE, CHECKPOINTS, MODEL = "run.json", "metrics.jsonl", "checkpoints", "model"
 LASTING = (  # what no run can change on its way: the state that a checkpoint holds is of these
-    *("recipe.model.", "recipe.lora.", "recipe.optim.optimizer", "recipe.optim.ema", "recipe.head_solver", "weights"),
+    *("recipe.model.", "recipe.lora.", "recipe.head_", "weights"),
+    *(f"recipe.optim.{name}" for name in ("optimizer", "ema", "frozen_blocks")),
 )
 IDENTITY = "identity"  # the part of run.json that must be the same for a run to be continued
 

@@ -158,6 +158,11 @@ def choose(
             f"lora.rank={chosen.lora.rank} trains small updates of trained weights: name some with --weights, "
             "or set lora.rank=0"
         )
+    if chosen.optim.frozen_blocks and start is None:
+        raise ConfigError(
+            f"optim.frozen_blocks={chosen.optim.frozen_blocks} keeps trained weights as they are: name some with "
+            "--weights, or set optim.frozen_blocks=0"
+        )
     if chosen.tensorboard:
         check_tensorboard()
     if start and weights and chosen.model.image_size != start.model.config.image_size:

@@ -82,6 +82,15 @@ def fused_matrices(name: str, parameter: Tensor, architecture: ModelConfig) -> i
     return 2 if gated and parts[-2] == "fc1" else 1
 
 
+def freeze_blocks(model: nn.Module, architecture: ModelConfig, blocks: int) -> None:
+    """Keep the first `blocks` blocks (of a ResNet: stages), and all that lies before them, as they are. The backward
+    pass ends there: of a step, two thirds of what those layers took."""
+    below = _below(architecture.stem) if isinstance(architecture, ViTConfig) else 0
+    for name, parameter in model.named_parameters():
+        if blocks and layer_of(name, architecture) <= below + blocks:
+            parameter.requires_grad_(False)
+
+
 def in_head(name: str) -> bool:
     """Whether the parameter called `name` is of the head, which `head_steps` train alone."""
     return name.partition(".")[0] in HEADS

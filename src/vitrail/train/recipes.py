@@ -85,7 +85,7 @@ def lora(summary: DataSummary, base: ModelConfig | None = None, preprocess: Prep
             "name": "lora",
             "lora": LoraConfig(rank=8, alpha=16.0, targets="attention"),
             "optim": like.optim.model_copy(
-                update={"lr": 2e-3, "weight_decay": 0.0, "layer_decay": 1.0, "head_steps": 0}
+                update={"lr": 2e-3, "weight_decay": 0.0, "layer_decay": 1.0, "head_steps": 0, "frozen_blocks": 0}
             ),
             "expected": "",
         }
@@ -165,6 +165,7 @@ def finetune(summary: DataSummary, base: ModelConfig | None = None, preprocess: 
         ),
         epochs=epochs,
         head_solver="logistic" if isinstance(base, ResNetConfig) or base.head_has_bias else "none",
+        head_images=1_000,  # a place to start from: from all of them training came no further (docs/log.md)
         evaluate_every=max(2, round(epochs / 10)),  # each costs a fifth of an epoch of a small data set
     )
 

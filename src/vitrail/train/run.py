@@ -352,11 +352,13 @@ def opening(job: Job, state: TrainState) -> str:
     recipe, splits = job.recipe, job.run["data"]["splits"]
     counts = ", ".join(f"{count:,} {name}" for name, count in splits.items())
     rows, cols = recipe.model.image_size
-    trained = f" ({count_trained(state.model):,} train: updates of rank {recipe.lora.rank} and the head)"
+    which = f": updates of rank {recipe.lora.rank} and the head" if recipe.lora.rank else ""
+    which += f"; frozen blocks: {recipe.optim.frozen_blocks}" if recipe.optim.frozen_blocks else ""
+    trained = f" ({count_trained(state.model):,} train{which})" if which else ""
     text = (
         f"{job.dataset.name}: {len(job.dataset.classes)} classes, {counts} images. "
         f"Training from {job.start.source if job.start else 'scratch'}: {parameters(recipe.model):,} parameters"
-        f"{trained if recipe.lora.rank else ''} at "
+        f"{trained} at "
         f"{rows} x {cols} px, {job.steps:,} steps ({job.epochs:.4g} epochs) in {job.precision}."
     )
     if job.dataset.left_out:

@@ -4,16 +4,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import nn
 
 from vitrail.config import Recipe
-from vitrail.data.stores import Source
+from vitrail.data.stores import Source, Subset
 from vitrail.errors import ConfigError
 from vitrail.evaluate.features import check_readable, features
 from vitrail.evaluate.head import Head, Method, fit_head
 from vitrail.models.build import Network
 from vitrail.train.loop import COMPUTED, Precision
+
+LEAST = 10  # images of a class that a choice of some keeps, where it has them
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ def solve_head(
     precision: Precision,
     notify: Callable[[int, int], None] | None = None,
 ) -> Solved:
-    """Fit the head of `model` to its own features of the training images, unaugmented, and write it into the model. The
-    features are computed in the run's precision.
+    """Fit the head of `model` to its own features of the training images (`head_images` of them where the recipe says
+    so), unaugmented, and write it into the model. The features are computed in the run's precision.
 
     Nothing else changes. `notify(done, total)` is called after each batch; what it raises leaves the model untouched.
     Raises ConfigError where the head has no bias, DataError where too many images are unreadable.
@@ -52,11 +55,27 @@ def solve_head(
     if any(head.bias is None for head in heads(model)):
         raise ConfigError("head_solver needs a head with a bias, and this model's has none: set head_solver=none")
     half = None if precision == "float32" else COMPUTED[precision]
-    found = features(model, recipe.preprocess, source, workers=recipe.data.workers, half=half, notify=notify)
-    check_readable(found, recipe.data.max_broken)
+    chosen = source if recipe.head_images is None else some_of_each_class(source, recipe.head_images)
+    found = features(model, recipe.preprocess, chosen, workers=recipe.data.workers, half=half, notify=notify)
+    if chosen is source:  # the share of broken ones among a few says little; training reads them all
+        check_readable(found, recipe.data.max_broken)
     head = fit_head(found.values, found.labels, len(source.classes), method)
     write_head(model, head)
     return Solved(method, head.penalty, len(found), found.values.shape[1], dict(found.unreadable))
+
+
+def some_of_each_class(source: Source, images: int) -> Source:
+    """About `images` of the source: the same share of each class, evenly spread over it, but at least LEAST of each.
+    All where an image may have several classes: a choice could miss some."""
+    labels = source.labels
+    if labels.ndim == 2 or images >= len(source):
+        return source
+    chosen = []
+    for label in np.unique(labels):
+        mine = np.flatnonzero(labels == label)
+        count = min(len(mine), max(LEAST, round(images * len(mine) / len(source))))
+        chosen.append(mine[np.arange(count) * len(mine) // count])
+    return Subset(source, np.sort(np.concatenate(chosen)))
 
 
 def heads(model: Network) -> list[nn.Linear]:

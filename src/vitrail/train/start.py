@@ -10,6 +10,7 @@ from vitrail.config import Preprocess, Recipe
 from vitrail.errors import ConfigError
 from vitrail.models.build import Network, build
 from vitrail.train.lora import add_low_rank
+from vitrail.train.optim import freeze_blocks
 from vitrail.train.state import state_sha256
 from vitrail.weights.load import load_weights
 
@@ -64,4 +65,5 @@ def build_model(recipe: Recipe, start: Start | None) -> Network:
         model.load_state_dict(_adapted(start.model, model))
     if recipe.lora.rank:
         add_low_rank(model, recipe.lora, recipe.seed)
+    freeze_blocks(model, model.config, recipe.optim.frozen_blocks)
     return model

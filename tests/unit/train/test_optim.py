@@ -6,7 +6,16 @@ from torch.optim import SGD, AdamW
 from vitrail.config import OptimConfig, ResNetConfig, ViTConfig
 from vitrail.models.build import build
 from vitrail.models.vit import ViT
-from vitrail.train.optim import Group, check_groups, decays, in_head, layer_of, make_optimizer, parameter_groups
+from vitrail.train.optim import (
+    Group,
+    check_groups,
+    decays,
+    freeze_blocks,
+    in_head,
+    layer_of,
+    make_optimizer,
+    parameter_groups,
+)
 from vitrail.train.optimizers import Lamb, Lion, Muon
 
 CONFIG = ViTConfig(
@@ -109,6 +118,29 @@ def test_frozen_parameters_are_left_out() -> None:
     groups = parameter_groups(model.named_parameters(), CONFIG, OPTIM)
     assert not any(name.startswith("patch_embedding") for group in groups for name in group.parameters)
     make_optimizer(model, CONFIG, OPTIM)
+
+
+@pytest.mark.parametrize(
+    ("config", "first"),
+    [
+        (CONFIG, ("patch_embedding", "class_token", "position_embedding", "blocks.0.")),
+        (RESNET, ("root", "stages.0.")),
+        (HYBRID, ("stem", "patch_embedding", "class_token", "position_embedding", "blocks.0.")),
+    ],
+    ids=["vit", "resnet", "hybrid"],
+)
+def test_frozen_blocks_stay_with_all_before_them(config: ViTConfig | ResNetConfig, first: tuple[str, ...]) -> None:
+    model = build(config)
+    freeze_blocks(model, config, 0)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    freeze_blocks(model, config, 1)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name, _ in model.named_parameters() if name.startswith(first)}
+    freeze_blocks(model, config, 2)
+    kept = {name.partition(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert kept == (
+        {"head"} if config is RESNET else {"norm", "head"} | ({"pre_logits"} if config is CONFIG else set())
+    )
 
 
 @pytest.mark.parametrize("name", ["adapter.weight", "blocks.2.norm1.weight", "blocks.x.norm1.weight", "blocks"])
