@@ -383,8 +383,9 @@ class Recipe(Config):
         }
         blocks = self.model.depth if isinstance(self.model, ViTConfig) else len(self.model.layers)
         if self.optim.frozen_blocks > blocks:
-            found = self.optim.frozen_blocks
-            raise ValueError(f"optim.frozen_blocks is at most {blocks}, the blocks of this model, found {found}")
+            raise ValueError(
+                f"optim.frozen_blocks is at most {blocks}, the blocks of this model, found {self.optim.frozen_blocks}"
+            )
         if sum(against.values()) > 1:
             found = " and ".join(name for name, used in against.items() if used)
             raise ValueError(f"one remedy for unequal classes at a time, or they are counted twice: found {found}")
