@@ -145,8 +145,10 @@ class Comparison(Config):
         if len(level) > 1:
             behind = [f", ahead of {percent(_scores(run).top1)} in {run.mark}" for run in ranked[len(level) :]][:1]
             return f"{', '.join(level[:-1])} and {level[-1]} are right equally often: {right}{''.join(behind)}."
-        exactly = "exactly " if self.multilabel else ""
-        return f"{best.mark} is {exactly}right most often: {right}, against {percent(tops[1])} in {ranked[1].mark}."
+        exactly, pair = "exactly " if self.multilabel else "", {best.mark, ranked[1].mark}
+        chance = any({d.run, d.than} == pair and d.p >= NOISE for d in self.differences)
+        second = f"{percent(tops[1])} in {ranked[1].mark}{', which may be chance' if chance else ''}"
+        return f"{best.mark} is {exactly}right most often: {right}, against {second}."
 
     def markdown(self) -> str:
         """Tables that read well in a terminal of 80 columns and as Markdown."""

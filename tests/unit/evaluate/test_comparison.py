@@ -78,14 +78,18 @@ def test_runs_are_paired_on_the_same_images(tmp_path: Path) -> None:
     assert d.difference == pytest.approx(0.3)
     assert (d.interval, d.p) == (difference_interval(4, 1, 10), mcnemar(4, 1))
     assert "B against A: +30.0 points" in d.sentence() and "may be chance" in d.sentence()
-    assert comparison.verdict().startswith("B is right most often: 80.0 % of 10 held-out images of pets, against 50.0")
+    assert comparison.verdict() == (
+        "B is right most often: 80.0 % of 10 held-out images of pets, against 50.0 % in A, which may be chance."
+    )
     assert comparison.same_images and comparison.unpaired == ()
 
 
 def test_a_difference_beyond_chance_is_called_so(tmp_path: Path) -> None:
     a, b = make_run(tmp_path / "a", right="0" * 10), make_run(tmp_path / "b", right="1" * 10)
-    (d,) = compare([a, b])[0].differences
+    comparison, _ = compare([a, b])
+    (d,) = comparison.differences
     assert d.p < 0.05 and d.sentence().endswith("this is more than chance explains.")
+    assert comparison.verdict().endswith("against 0.0 % in A.")
 
 
 @pytest.mark.parametrize("why", ["other images", "no predictions", "fewer read"])
