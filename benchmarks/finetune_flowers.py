@@ -1,9 +1,9 @@
 """Fine-tuning DeiT-Ti/16 on a folder of photos: vitrail's `finetune` recipe beside timm's parts on the same budget.
 
     python benchmarks/finetune_flowers.py DATA WEIGHTS RUN --seed 0 --out finetune_flowers.json
-    python benchmarks/finetune_flowers.py DATA WEIGHTS RUN --seed 0 --set epochs=1 --set optim.warmup_steps=9
+    python benchmarks/finetune_flowers.py DATA WEIGHTS RUN --seed 0 --set frozen_blocks=6 --timm-frozen 6
 
-The second is a smaller budget, for both: each `--set` changes vitrail's recipe, and timm gets the time that this takes.
+Each `--set` changes vitrail's recipe, and timm gets the time that the run then takes.
 
 Both sides run on one thread each, images read in the same process, and the budget is processor time, which a busy
 machine does not stretch: all that the whole run of vitrail took, features, solving for the head and evaluations
@@ -43,8 +43,13 @@ Images, Labels = torch.Tensor, torch.Tensor
 class Timm:
     """timm's model, loss and optimiser, and one training step of them."""
 
-    def __init__(self, weights: Path, classes: int, precision: str) -> None:
+    def __init__(self, weights: Path, classes: int, precision: str, frozen: int) -> None:
         self.model = timm.create_model(f"local-dir:{weights}", pretrained=True, num_classes=classes).train()
+        if frozen:
+            for part in (self.model.patch_embed, *self.model.blocks[:frozen]):
+                part.requires_grad_(False)
+            for token in (self.model.cls_token, self.model.pos_embed):
+                token.requires_grad_(False)
         self.optimizer = create_optimizer_v2(self.model, "adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.75)
         self.rates = [group["lr"] * group.get("lr_scale", 1.0) for group in self.optimizer.param_groups]
         self.loss, self.precision = LabelSmoothingCrossEntropy(0.1), precision
@@ -60,18 +65,18 @@ class Timm:
         self.optimizer.zero_grad()
 
 
-def run_timm(data: Path, weights: Path, seed: int, budget: float, precision: str) -> dict[str, float]:
+def run_timm(data: Path, weights: Path, seed: int, budget: float, precision: str, frozen: int) -> dict[str, float]:
     """Held-out top-1 of timm's parts after as many steps as `budget` processor seconds give, and what they took."""
     torch.set_num_threads(1)
     keep_freed_memory()
     torch.manual_seed(seed)
     classes = len(list((data / "train").iterdir()))
-    side = Timm(weights, classes, precision)
+    side = Timm(weights, classes, precision, frozen)
     config = resolve_data_config({}, model=side.model)
     train = create_transform(**config, is_training=True, auto_augment="rand-m7-mstd0.5", re_prob=0.1, scale=(0.25, 1.0))
     source = ImageDataset(data / "train", transform=train)
     batches = endless(DataLoader(source, BATCH, shuffle=True, drop_last=True))
-    pilot, times = Timm(weights, classes, precision), []
+    pilot, times = Timm(weights, classes, precision, frozen), []
     for images, labels in islice(batches, WARM + PILOT):
         times.append(time.process_time())
         pilot.step(images, labels, 1e-3)
@@ -120,6 +125,9 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="the folder of vitrail's run; a new one")
     parser.add_argument("--out", type=Path, default=Path("finetune_flowers.json"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--timm-frozen", type=int, default=0, metavar="N", help="timm's embedding and first N blocks stay"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes")
     options = parser.parse_args()
     if options.run.exists():
@@ -128,10 +136,11 @@ def main() -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as process:  # one a side
         ours = process.submit(run_vitrail, *common, options.run, options.seed, options.changes).result()
         print("vitrail", json.dumps(ours), flush=True)
-        theirs = process.submit(run_timm, *common, options.seed, ours["seconds"], ours["precision"]).result()
+        given = (ours["seconds"], ours["precision"], options.timm_frozen)
+        theirs = process.submit(run_timm, *common, options.seed, *given).result()
         print("timm", json.dumps(theirs), flush=True)
-    about = {"timm_version": timm.__version__, "seed": options.seed, "changes": options.changes}
-    table = {"vitrail": ours, "timm": theirs, **about}
+    asked = {"seed": options.seed, "changes": options.changes, "timm_frozen": options.timm_frozen}
+    table = {"vitrail": ours, "timm": theirs, "timm_version": timm.__version__, **asked}
     options.out.write_text(json.dumps(table, indent=2) + "\n")
 
 

@@ -5,6 +5,7 @@ from torch.optim import SGD, AdamW
 
 from vitrail.config import OptimConfig, ResNetConfig, ViTConfig
 from vitrail.models.build import build
+from vitrail.models.resnet import ResNet
 from vitrail.models.vit import ViT
 from vitrail.train.optim import (
     Group,
@@ -136,6 +137,12 @@ def test_frozen_blocks_stay_with_all_before_them(config: ViTConfig | ResNetConfi
     freeze_blocks(model, config, 1)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen == {name for name, _ in model.named_parameters() if name.startswith(first)}
+    blocks = model.stages if isinstance(model, ResNet) else model.blocks
+    differentiated = []
+    for block in (blocks[0], blocks[1]):
+        block.register_forward_hook(lambda module, args, out: differentiated.append(out.requires_grad))
+    model.train()(torch.rand(2, 3, *config.image_size))
+    assert differentiated == [False, True], "the backward pass ends there"
     freeze_blocks(model, config, 2)
     kept = {name.partition(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert kept == (
