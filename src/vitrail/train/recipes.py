@@ -85,7 +85,7 @@ def lora(summary: DataSummary, base: ModelConfig | None = None, preprocess: Prep
             "name": "lora",
             "lora": LoraConfig(rank=8, alpha=16.0, targets="attention"),
             "optim": like.optim.model_copy(
-                update={"lr": 2e-3, "weight_decay": 0.0, "layer_decay": 1.0, "head_steps": 0, "frozen_blocks": 0}
+                update={"lr": 2e-3, "weight_decay": 0.0, "layer_decay": 1.0, "head_steps": 0}
             ),
             "expected": "",
         }

@@ -110,6 +110,8 @@ def change(recipe: Recipe, changes: Mapping[str, Any], *, n_train: int, from_wei
         recipe = paper_preset(recipe, from_weights)
     if changes.keys() & set(WEIGHING) and recipe.head_solver != "none" and total_steps(recipe, n_train):
         changes.setdefault("head_solver", "none")
+    if changes.get("epochs") == 0:
+        changes.setdefault("head_images", None)  # some are enough for a head to start from, not for one to end with
     table = recipe.model_dump(exclude={"expected"} if changes.keys() - {"seed"} else set())  # another run's score
     for path, value in changes.items():
         *parents, leaf = path.split(".")

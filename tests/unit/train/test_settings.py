@@ -254,6 +254,15 @@ def test_no_epochs_are_no_steps() -> None:
     assert total_steps(back, 100) == 30
 
 
+def test_a_head_to_end_with_is_solved_on_all_images() -> None:
+    recipe = WITH_HEAD.model_copy(update={"head_images": 20})
+    found = [
+        change(recipe, parse_changes(texts), n_train=100, from_weights=True).head_images
+        for texts in (["epochs=2"], ["epochs=0"], ["epochs=0", "head_images=30"])
+    ]
+    assert found == [20, None, 30]
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
