@@ -222,9 +222,9 @@ def _switches() -> Sequence[str]:
 
 
 def _near(name: str, paths: Sequence[str]) -> str:
-    """Likely corrections by full path and by last part, then the choices."""
+    """Likely corrections, by the last part of a path; where nothing is close, all choices."""
     leaves = {path.rpartition(".")[2]: path for path in paths}
     near = difflib.get_close_matches(name.casefold().rpartition(".")[2], leaves, n=3, cutoff=0.55)
     if not near:
         return close_matches(name, paths, most=len(paths))
-    return f"; did you mean {' or '.join(repr(leaves[leaf]) for leaf in near)}?" + close_matches("", paths, most=100)
+    return f"; did you mean {' or '.join(repr(leaves[leaf]) for leaf in near)}?"

@@ -77,12 +77,11 @@ def test_values(text: str, path: str, value: object) -> None:
 
 
 def test_an_unknown_field_suggests_close_ones() -> None:
-    text = refused("optim.lrr=1")
-    assert text.startswith("a recipe has no field 'optim.lrr'; did you mean 'optim.lr'")
-    assert "augment.mixup" in text
+    assert refused("optim.lrr=1") == "a recipe has no field 'optim.lrr'; did you mean 'optim.lr'?"
     assert "did you mean 'augment.randaugment_layers'" in refused("augment.randaugment_layer=2")
     assert "did you mean 'epochs'" in refused("epoch=2")
-    assert refused("qqqqqqq=1").startswith("a recipe has no field 'qqqqqqq'. Choices: ")
+    text = refused("qqqqqqq=1")
+    assert text.startswith("a recipe has no field 'qqqqqqq'. Choices: ") and "augment.mixup" in text
 
 
 @pytest.mark.parametrize(
