@@ -123,14 +123,15 @@ def probe(summary: DataSummary, base: ModelConfig | None = None, preprocess: Pre
 def finetune(summary: DataSummary, base: ModelConfig | None = None, preprocess: Preprocess | None = None) -> Recipe:
     """From published weights, for hundreds to thousands of photos.
 
-    Source: the head is solved for first, as in `probe`, so that the first steps do not disturb the features with a
-    random head's gradients (Kumar et al. 2022, arXiv 2202.10054); layer-wise learning rates as in BEiT (Bao et al.
-    2022, appendix); a share of the patches is left out of every training image, which makes a step as much faster
-    (Liu et al. 2022, PatchDropout, arXiv 2208.07220); label smoothing and RandAugment as in DeiT, milder. Short,
+    Source: the head is solved for first, as in `probe` but on some images, so that the first steps do not disturb the
+    features with a random head's gradients (Kumar et al. 2022, arXiv 2202.10054); layer-wise learning rates as in BEiT
+    (Bao et al. 2022, appendix); a share of the patches is left out of every training image, which makes a step as much
+    faster (Liu et al. 2022, PatchDropout, arXiv 2208.07220); label smoothing and RandAugment as in DeiT, milder. Short,
     because all but the head already knows what pictures are.
     Model and preprocessing: those of the weights, but whole images are shown, squashed to the model's size, where the
     weights come with a crop: random crops have the same range of shapes, and what a person's photo shows may lie at its
-    edge. The rate of the first layers is a small fraction of the head's.
+    edge. The rate of the first layers is a small fraction of the head's; for photos like those of the weights half of
+    the blocks may stay frozen (`optim.frozen_blocks`), a third less time.
     Hardware, time and expected score: see docs/benchmarks.md, flowers from DeiT-Ti/16.
     """
     if base is None or preprocess is None:
